@@ -1,0 +1,47 @@
+"""What every data set gives: three splits of samples, and the facts about them that a report must state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from affuse.signals.clips import ClipSpec
+from affuse.types import Sample, Task
+
+
+class SampleSource(Protocol):
+    """A map-style data set of samples. A random crop draws from torch's global generator."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Train, validation and test.
+
+    Args:
+        task: what is predicted.
+        train, validation, test: the samples. Samples of `test` that share ``meta["id"]`` are crops of one recording;
+            ``meta["crop"]`` numbers them, and evaluation averages its metrics over the crop numbers.
+        synthetic: whether any of it was made by a simulation; every table then says so.
+        facts: what a reader of a result must know: ``name``, ``split`` (the rule), counts, ``subjects_shared`` (subjects that
+            stand in more than one split), bad files. Plain JSON values.
+        clip: how video and events become inputs, for `predict`; None where samples are not clips.
+    """
+
+    task: Task
+    train: SampleSource
+    validation: SampleSource
+    test: SampleSource
+    synthetic: bool
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    clip: ClipSpec | None = None
+
+
+class DataConfig(Protocol):
+    """The ``data`` section of a recipe: a frozen dataclass that can make its splits."""
+
+    def splits(self, seed: int) -> Splits: ...

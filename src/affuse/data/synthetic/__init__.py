@@ -1,0 +1,1 @@
+"""Worlds with a known answer. Every number from one of them is labelled synthetic."""

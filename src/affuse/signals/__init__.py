@@ -1,0 +1,1 @@
+"""What a sensor gives, made into tensors: readers and transforms."""
