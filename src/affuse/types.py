@@ -133,7 +133,9 @@ class Batch:
         Raises:
             AffuseError: no sample has one of the modalities, so its shape is unknown, or shapes differ beyond time.
         """
-        names = tuple(modalities) if modalities is not None else tuple(dict.fromkeys(n for s in samples for n in s.inputs))
+        names = (
+            tuple(modalities) if modalities is not None else tuple(dict.fromkeys(n for s in samples for n in s.inputs))
+        )
         inputs: dict[str, Tensor] = {}
         lengths: dict[str, Tensor] = {}
         times: dict[str, Tensor] = {}

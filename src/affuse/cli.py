@@ -1,0 +1,152 @@
+"""The command line: verbs to commands, nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from affuse.types import AffuseError
+
+DESCRIPTION = "Reads people from several sensors at once, and says why."
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0 when it did what was asked, 1 on an error of the input, 130 when interrupted."""
+    parser = _parser()
+    arguments, overrides = parser.parse_known_args(argv)
+    if overrides and arguments.verb not in ("fit", "evaluate", "predict"):
+        parser.error(f"unknown arguments: {' '.join(overrides)}")
+    try:
+        return arguments.run(arguments, overrides)
+    except AffuseError as error:
+        print(f"affuse: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("affuse: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("affuse", description=DESCRIPTION)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    fit = verbs.add_parser("fit", help="train by a recipe and write a run", allow_abbrev=False)
+    fit.add_argument("recipe", nargs="?", help="YAML file; its settings are overridden by --section.key value")
+    fit.add_argument("--out", type=Path, help="folder of the run (default: runs/RECIPE-TIME)")
+    fit.add_argument("--resume", type=Path, metavar="RUN", help="continue an interrupted run")
+    fit.add_argument("--quiet", action="store_true", help="no progress bar")
+    fit.set_defaults(run=_fit)
+
+    evaluate = verbs.add_parser("evaluate", help="print and write the metrics of a run", allow_abbrev=False)
+    evaluate.add_argument("path", metavar="RUN", type=Path)
+    evaluate.set_defaults(run=_evaluate)
+
+    predict = verbs.add_parser("predict", help="answer files, one JSON line each", allow_abbrev=False)
+    predict.add_argument("path", metavar="RUN", type=Path)
+    predict.add_argument("files", metavar="FILE", nargs="+", type=Path)
+    predict.set_defaults(run=_predict)
+
+    doctor = verbs.add_parser("doctor", help="what is installed and active; check a data set's folder")
+    doctor.add_argument("--data", help="data set to check")
+    doctor.add_argument("--root", type=Path, help="its folder")
+    doctor.add_argument("--json", action="store_true", help="print JSON")
+    doctor.set_defaults(run=_doctor)
+
+    events = verbs.add_parser("events", help="simulate events from a video, or describe an event file")
+    events.add_argument("source", metavar="VIDEO | info", help="a video, or the word info")
+    events.add_argument(
+        "target", metavar="OUT | FILE", type=Path, help="the .npz to write, or the event file to describe"
+    )
+    events.add_argument("--threshold", type=float, default=0.2, help="contrast threshold, log intensity (default 0.2)")
+    events.add_argument("--seed", type=int, default=0)
+    events.set_defaults(run=_events)
+    return parser
+
+
+def _fit(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from affuse import fit, report, runs
+    from affuse.recipe import load_recipe
+
+    if (arguments.recipe is None) == (arguments.resume is None):
+        raise AffuseError("give either a recipe to train by, or --resume RUN")
+    progress = not arguments.quiet and sys.stderr.isatty()
+    try:
+        if arguments.resume is not None:
+            out = arguments.resume
+            fit.resume(out, overrides, progress)
+        else:
+            recipe = load_recipe(arguments.recipe, overrides)
+            stamp = time.strftime("%Y%m%d-%H%M%S")
+            out = arguments.out or Path("runs") / f"{Path(arguments.recipe).stem}-{stamp}"
+            fit.fit(recipe, out, progress)
+    except KeyboardInterrupt:
+        print(f"\naffuse: interrupted; continue with: affuse fit --resume {out}", file=sys.stderr)
+        return 130
+    _print(report.report_table(json.loads((out / runs.METRICS).read_text())))
+    print(f"run:    {out}\nreport: {out / 'report.html'}")
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from affuse import evaluate, report, runs
+
+    _print(report.report_table(evaluate.evaluate(arguments.path, overrides)))
+    print(f"metrics: {arguments.path / runs.METRICS}\nreport:  {arguments.path / 'report.html'}")
+    return 0
+
+
+def _predict(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from affuse.predict import predict
+
+    failures = 0
+    for file in arguments.files:
+        try:
+            for record in predict(arguments.path, [file], overrides):
+                print(json.dumps(record), flush=True)
+        except AffuseError as error:
+            print(f"affuse: {error}", file=sys.stderr)
+            failures += 1
+    return 1 if failures else 0
+
+
+def _doctor(arguments: argparse.Namespace, _: list[str]) -> int:
+    from affuse import doctor
+
+    found = doctor.doctor(arguments.data, arguments.root)
+    print(json.dumps(found, indent=2) if arguments.json else doctor.render(found))
+    return 1 if doctor.has_errors(found) else 0
+
+
+def _events(arguments: argparse.Namespace, _: list[str]) -> int:
+    from affuse.signals.events import describe, read_events
+
+    if arguments.source == "info":
+        for key, value in describe(read_events(arguments.target)).items():
+            print(f"{key}: {value}")
+        return 0
+    from affuse.signals.video import simulate_events_of_video
+
+    events = simulate_events_of_video(
+        arguments.source, arguments.target, threshold=arguments.threshold, seed=arguments.seed
+    )
+    print(
+        f"{arguments.target}: {len(events)} events, {events.duration_us / 1e6:.3f} s, {events.width} x {events.height}"
+    )
+    return 0
+
+
+def _print(renderable: Any) -> None:
+    from rich.console import Console
+
+    Console().print(renderable)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

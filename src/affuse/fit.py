@@ -1,0 +1,244 @@
+"""fit: train a system by its recipe, through Lightning's Trainer, and write a run."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from torch.utils.data import DataLoader, Dataset
+
+from affuse import doctor, metrics, runs
+from affuse.data.splits import Splits
+from affuse.evaluate import as_records, write_evaluation
+from affuse.recipe import Recipe, Training, load_recipe
+from affuse.systems import SYSTEMS
+from affuse.types import AffuseError, Batch, Sample, System
+
+
+def fit(recipe: Recipe, out: Path, progress: bool = True, splits: Splits | None = None) -> Path:
+    """Train from the beginning and write a run to the folder `out`, which must not hold one yet.
+
+    Args:
+        recipe: the resolved recipe.
+        out: the run folder.
+        progress: whether to show a progress bar.
+        splits: the data, if it is at hand already; by default made from the recipe.
+
+    Raises:
+        AffuseError: the data cannot be read, or `out` is taken.
+        KeyboardInterrupt: interrupted; the run can be resumed.
+    """
+    if (out / runs.RUN).exists():
+        raise AffuseError(f"{out}: already holds a run; choose another folder with --out, or continue it with --resume")
+    pl.seed_everything(recipe.training.seed, verbose=False)
+    splits = splits or recipe.data.splits(recipe.training.seed)
+    system = SYSTEMS[recipe.system_name](recipe.system, splits.task)
+    out.mkdir(parents=True, exist_ok=True)
+    runs.write_text(out / runs.RECIPE, recipe.to_yaml())
+    info = {
+        "system": recipe.system_name,
+        "modalities": list(system.modalities),
+        "task": {"kind": splits.task.kind, "classes": list(splits.task.classes)},
+        "synthetic": splits.synthetic,
+        "facts": dict(splits.facts),
+        "seed": recipe.training.seed,
+        "selected_on": recipe.training.select_on,
+        "status": "running",
+        "seconds": 0.0,
+        "parameters": sum(parameter.numel() for parameter in system.parameters()),
+        "environment": runs.environment(),
+        "forms": doctor.active_forms(),
+    }
+    runs.write_json(out / runs.RUN, info)
+    return _train(recipe, splits, system, info, out, None, progress)
+
+
+def resume(out: Path, overrides: Sequence[str] = (), progress: bool = True) -> Path:
+    """Continue a run that was interrupted, from its last whole epoch; it ends where the uninterrupted one would.
+
+    Raises:
+        AffuseError: the folder is not a run, or the run is complete.
+    """
+    info = runs.read_info(out)
+    if info["status"] == "complete":
+        raise AffuseError(f"{out}: this run is complete; there is nothing to resume")
+    recipe = load_recipe(out / runs.RECIPE, list(overrides))
+    pl.seed_everything(recipe.training.seed, verbose=False)
+    splits = recipe.data.splits(recipe.training.seed)
+    system = SYSTEMS[recipe.system_name](runs.without_pretrained(recipe.system), splits.task)
+    checkpoint = out / runs.CHECKPOINT
+    return _train(recipe, splits, system, info, out, checkpoint if checkpoint.is_file() else None, progress)
+
+
+def _train(
+    recipe: Recipe,
+    splits: Splits,
+    system: System,
+    info: dict[str, Any],
+    out: Path,
+    checkpoint: Path | None,
+    progress: bool,
+) -> Path:
+    training = recipe.training
+    started = time.monotonic() - info["seconds"]
+    module = Fitting(system, training, out, announce=not progress)
+    last = ModelCheckpoint(out, filename=Path(runs.CHECKPOINT).stem, save_top_k=1, enable_version_counter=False)
+    callbacks: list[Any] = [last, *([RichProgressBar(leave=False)] if progress else [])]
+    with warnings.catch_warnings():
+        # Lightning's hints about worker counts and log intervals are not the user's business here.
+        warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        trainer = pl.Trainer(
+            max_epochs=training.epochs,
+            accelerator=training.accelerator,
+            devices=training.devices,
+            precision=training.precision,  # type: ignore[arg-type]
+            gradient_clip_val=training.clip_norm or None,
+            callbacks=callbacks,
+            logger=False,
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            enable_progress_bar=progress,
+            default_root_dir=out,
+        )
+        loader = partial(DataLoader, batch_size=training.batch_size, num_workers=training.workers)
+        collate = partial(Batch.collate, modalities=system.modalities)
+        selection = splits.validation if training.select_on == "validation" else splits.test
+        try:
+            trainer.fit(
+                module,
+                loader(_Indexed(splits.train), shuffle=True, collate_fn=collate),
+                loader(_Indexed(selection), collate_fn=collate),
+                ckpt_path=checkpoint,
+                weights_only=True,
+            )
+        except (KeyboardInterrupt, SystemExit):
+            # Lightning turns Ctrl-C into SystemExit once it has torn down.
+            runs.write_json(out / runs.RUN, {**info, "status": "interrupted", "seconds": time.monotonic() - started})
+            raise KeyboardInterrupt from None
+    if (out / runs.WEIGHTS).is_file():
+        from safetensors.torch import load_file
+
+        system.load_state_dict(load_file(out / runs.WEIGHTS))
+    write_evaluation(out, system.cpu().eval(), splits, training.batch_size)
+    info = {**info, "status": "complete", "seconds": round(time.monotonic() - started, 1)}
+    info["manifest"] = runs.manifest_hash(runs.read_lines(out / runs.PREDICTIONS), splits.facts)
+    runs.write_json(out / runs.RUN, info)
+    return out
+
+
+class _Indexed(Dataset[Sample]):
+    """A sample source as the data set that a DataLoader expects."""
+
+    def __init__(self, source: Any):
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.source[index]
+
+
+class Fitting(pl.LightningModule):
+    """A system under training: its loss, optimiser and schedule, and which epoch is kept."""
+
+    def __init__(self, system: System, training: Training, out: Path, announce: bool = False):
+        super().__init__()
+        self.announce = announce  # a line an epoch, where there is no progress bar
+        self.system = system
+        self.training_settings = training
+        self.out = out
+        self.records: list[dict[str, Any]] = []
+        self.losses: dict[str, list[float]] = {}
+        # Buffers, so that a resumed run knows what the interrupted one had found.
+        self.register_buffer("best", torch.tensor(-torch.inf, dtype=torch.float64))
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch.to(device)
+
+    def on_train_epoch_start(self) -> None:
+        # All randomness of an epoch follows from the seed and its number: a resumed run repeats it exactly.
+        torch.manual_seed(self.training_settings.seed * 100_003 + self.current_epoch)
+        self.losses = {}
+
+    def training_step(self, batch: Batch, _: int) -> torch.Tensor:
+        batch = drop_modalities(batch, self.training_settings.modality_dropout)
+        terms = self.system.loss(self.system(batch), batch)
+        for name, term in terms.items():
+            self.losses.setdefault(f"train/{name}", []).append(float(term.detach()))
+        self.log("loss", terms["total"], prog_bar=True, batch_size=batch.size)
+        return terms["total"]
+
+    def on_validation_epoch_start(self) -> None:
+        self.records = []
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        output = self.system(batch)
+        self.losses.setdefault("validation/total", []).append(float(self.system.loss(output, batch)["total"]))
+        self.records.extend(as_records(output, batch, "validation"))
+
+    def on_validation_epoch_end(self) -> None:
+        row: dict[str, Any] = {name: sum(values) / len(values) for name, values in self.losses.items() if values}
+        scores = metrics.recalls(self.records, len(self.system.task.classes))
+        row |= {"epoch": self.current_epoch, "validation/war": scores["war"], "validation/uar": scores["uar"]}
+        self.log("war", scores["war"], prog_bar=True)
+        settings = self.training_settings
+        if self.announce:
+            loss = row.get("train/total", float("nan"))
+            print(
+                f"epoch {self.current_epoch + 1}/{settings.epochs}: loss {loss:.3f}, WAR {scores['war']:.3f}",
+                flush=True,
+            )
+        ranking = {**scores, "loss": -row["validation/total"], "last": float(self.current_epoch)}[settings.select]
+        assert isinstance(self.best, torch.Tensor)
+        if ranking > float(self.best):
+            self.best.fill_(ranking)
+            runs.save_weights(self.system, self.out / runs.WEIGHTS)
+        history = [old for old in runs.read_lines(self.out / runs.HISTORY) if old["epoch"] < self.current_epoch]
+        runs.write_lines(self.out / runs.HISTORY, [*history, row])
+
+    def configure_optimizers(self) -> Any:
+        settings = self.training_settings
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer: torch.optim.Optimizer
+        if settings.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay)
+        else:
+            optimizer = torch.optim.SGD(parameters, settings.lr, momentum=0.9, weight_decay=settings.weight_decay)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedules = torch.optim.lr_scheduler
+        if settings.schedule == "constant":
+            return optimizer
+        if settings.schedule == "exponential":
+            return [optimizer], [schedules.ExponentialLR(optimizer, settings.gamma)]
+        if settings.schedule == "cosine":
+            schedule: Any = schedules.CosineAnnealingLR(optimizer, steps)
+        else:
+            schedule = schedules.OneCycleLR(optimizer, settings.lr, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def drop_modalities(batch: Batch, share: float) -> Batch:
+    """Take one present modality, chosen at random, from this share of the rows that have several."""
+    if share <= 0:
+        return batch
+    rows = (batch.present.sum(1) > 1) & (torch.rand(batch.size) < share).to(batch.present.device)  # b
+    victim = torch.multinomial(batch.present.float() + 1e-9, 1)[:, 0]  # b
+    inputs = dict(batch.inputs)
+    present = batch.present.clone()
+    for column, name in enumerate(batch.modalities):
+        lost = rows & (victim == column)
+        if lost.any():
+            present[lost, column] = False
+            inputs[name] = inputs[name].clone()
+            inputs[name][lost] = torch.nan
+    return Batch(inputs, present, batch.lengths, batch.times_us, batch.target, batch.meta)

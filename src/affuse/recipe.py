@@ -1,0 +1,190 @@
+"""Recipes: a system, its data and its training as a YAML file. Pure data, never executed."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from affuse.data import DATASETS
+from affuse.data.splits import DataConfig
+from affuse.systems import SYSTEMS
+from affuse.types import AffuseError
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a system is trained.
+
+    Args:
+        epochs: passes over the training split.
+        batch_size: samples a step.
+        optimizer: ``adamw`` or ``sgd`` (momentum 0.9).
+        lr: peak learning rate.
+        weight_decay: of the optimiser.
+        schedule: ``constant``; ``cosine`` to zero; ``onecycle``; ``exponential``: times `gamma` after each epoch.
+        gamma: of the exponential schedule.
+        clip_norm: largest norm of the gradient; 0 leaves it alone.
+        modality_dropout: share of training samples that lose one of their modalities, if they have several.
+        select: what chooses the epoch that is kept; ``last`` keeps the last.
+        select_on: ``validation``; ``test`` exists to repeat published protocols, and marks the run.
+        seed: of weights, order, crops and split.
+        workers: processes that load samples; 0 loads in the main one.
+        accelerator: as Lightning names it.
+        devices: as Lightning counts them.
+        precision: as Lightning names it.
+    """
+
+    epochs: int = 10
+    batch_size: int = 32
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 1e-3
+    schedule: Literal["constant", "cosine", "onecycle", "exponential"] = "cosine"
+    gamma: float = 0.94
+    clip_norm: float = 0.0
+    modality_dropout: float = 0.0
+    select: Literal["war", "uar", "loss", "last"] = "war"
+    select_on: Literal["validation", "test"] = "validation"
+    seed: int = 0
+    workers: int = 0
+    accelerator: str = "cpu"
+    devices: int = 1
+    precision: str = "32-true"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A resolved recipe; `settings` is the plain data it was made from, defaults not filled in."""
+
+    system_name: str
+    system: Any
+    data_name: str
+    data: DataConfig
+    training: Training
+    settings: dict[str, Any]
+
+    def to_yaml(self) -> str:
+        """Every setting, defaults filled in, as a recipe that gives this one again."""
+        plain = {
+            "system": {"name": self.system_name, **dataclasses.asdict(self.system)},
+            "data": {"name": self.data_name, **dataclasses.asdict(self.data)},  # type: ignore[call-overload]
+            "training": dataclasses.asdict(self.training),
+        }
+        return yaml.safe_dump(_plain(plain), sort_keys=False)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and validate a recipe.
+
+    Args:
+        path: the YAML file.
+        overrides: ``--section.key value`` or ``--section.key=value``, as on the command line.
+
+    Raises:
+        AffuseError: the file cannot be read, a key is unknown (the nearest one is named), or a value is of a wrong type.
+    """
+    path = Path(path)
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise AffuseError(f"{path}: cannot read this recipe ({error.strerror}); give the path of a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise AffuseError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(settings, dict):
+        raise AffuseError(f"{path}: a recipe is a mapping with the sections system, data and training")
+    return resolve(_overridden(settings, overrides), str(path))
+
+
+def resolve(settings: dict[str, Any], where: str) -> Recipe:
+    """Validate plain settings; `where` names their source in errors."""
+    _check_keys(settings, ("system", "data", "training"), where, "")
+    system_name, system_settings = _named(settings, "system", tuple(SYSTEMS), where)
+    data_name, data_settings = _named(settings, "data", tuple(DATASETS), where)
+    return Recipe(
+        system_name,
+        _validated(SYSTEMS[system_name].Config, system_settings, "system", where),
+        data_name,
+        _validated(DATASETS[data_name], data_settings, "data", where),
+        _validated(Training, settings.get("training") or {}, "training", where),
+        settings,
+    )
+
+
+def _overridden(settings: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    settings = {section: dict(values) if isinstance(values, dict) else values for section, values in settings.items()}
+    words = list(overrides)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise AffuseError(f"expected --section.key value, got {word!r}")
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            if not words:
+                raise AffuseError(f"--{key} needs a value")
+            value = words.pop(0)
+        section, dot, name = key.partition(".")
+        if not dot:
+            sections = ("system", "data", "training")
+            raise AffuseError(f"unknown option --{key}: settings are --section.key{_nearest(section, sections)}")
+        values = settings.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise AffuseError(f"section {section!r} of the recipe is not a mapping")
+        try:
+            values[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            values[name] = value
+    return settings
+
+
+def _named(settings: dict[str, Any], section: str, names: tuple[str, ...], where: str) -> tuple[str, dict[str, Any]]:
+    values = settings.get(section)
+    if not isinstance(values, dict) or "name" not in values:
+        raise AffuseError(f"{where}: section {section!r} needs a name, one of {', '.join(names)}")
+    name = values["name"]
+    if name not in names:
+        raise AffuseError(f"{where}: unknown {section} {name!r}{_nearest(str(name), names)}")
+    return name, {key: value for key, value in values.items() if key != "name"}
+
+
+def _validated(config: Any, values: Any, section: str, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise AffuseError(f"{where}: section {section!r} is a mapping of settings")
+    _check_keys(values, tuple(field.name for field in dataclasses.fields(config)), where, section + ".")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(config)
+    try:
+        return config(**_arguments(parser, values))
+    except AffuseError as error:
+        raise AffuseError(f"{where}: {section}: {error}") from None
+    except (ArgumentError, TypeError, ValueError, KeyError) as error:
+        raise AffuseError(f"{where}: section {section!r}: {' '.join(str(error).split())}") from None
+
+
+def _arguments(parser: ArgumentParser, values: dict[str, Any]) -> dict[str, Any]:
+    return parser.instantiate_classes(parser.parse_object(values)).as_dict()
+
+
+def _check_keys(values: dict[Any, Any], known: tuple[str, ...], where: str, prefix: str) -> None:
+    for key in values:
+        if key not in known:
+            raise AffuseError(f"{where}: unknown key {prefix}{key}{_nearest(str(key), known)}")
+
+
+def _nearest(word: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(word, known, 1, 0.0)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

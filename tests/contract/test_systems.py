@@ -1,0 +1,212 @@
+"""What every system promises. A system that is not on the list below fails the suite."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from affuse.runs import save_weights
+from affuse.systems import SYSTEMS
+from affuse.types import Batch, Sample, System, Task
+
+CLASSES = ("calm", "tense", "away")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A small configuration, the shape of one sample by modality, and the switches that must change the answer."""
+
+    config: dict[str, Any]
+    shapes: dict[str, tuple[int, ...]]
+    switches: list[dict[str, Any]] = field(default_factory=list)
+
+
+CASES = {
+    "mco_e": Case(
+        {"d_model": 16, "d_state": 4, "heads": 2, "experts": 6, "top_k": 2, "dropout": 0.0},
+        {"rgb": (3, 3, 32, 32), "event": (3, 3, 32, 32)},
+        [
+            {"tokens": "spatial"},
+            {"mjos": False},
+            {"mcib": False},
+            {"mamba": False},
+            {"interact": "B"},
+            {"interact": "C"},
+            {"interact": "AB"},
+            {"interact": "AC"},
+            {"interact": "AD"},
+            {"interact": "BD"},
+            {"interact": "CD"},
+            {"interact": "", "share": "A"},
+            {"interact": "", "share": "B"},
+            {"interact": "", "share": "C"},
+            {"interact": "", "share": "D"},
+            {"interact": "", "exchange": True},
+            {"head": "linear"},
+            {"head": "mlp"},
+            {"expert_types": ("deep",)},
+            {"expert_types": ("deep", "attention")},
+            {"expert_types": ("focal",)},
+            {"experts": 5},
+            {"top_k": 1},
+            {"top_k": 3},
+        ],
+    ),
+}
+
+
+def made(name: str, **changes: Any) -> System:
+    torch.manual_seed(0)
+    cls = SYSTEMS[name]
+    return cls(cls.Config(**{**CASES[name].config, **changes}), Task("classification", CLASSES))
+
+
+def samples(name: str, n: int = 6, absent: tuple[str | None, ...] = ()) -> list[Sample]:
+    """Random samples; `absent` names what each of the first ones lacks."""
+    generator = torch.Generator().manual_seed(1)
+    lacks = [*absent, *[None] * n][:n]
+    return [
+        Sample(
+            {m: torch.randn(shape, generator=generator) for m, shape in CASES[name].shapes.items() if m != lack},
+            target=index % len(CLASSES),
+        )
+        for index, lack in enumerate(lacks)
+    ]
+
+
+def batch_of(name: str, absent: tuple[str | None, ...] = ()) -> Batch:
+    return Batch.collate(samples(name, absent=absent), tuple(CASES[name].shapes))
+
+
+def mixed(name: str) -> Batch:
+    """Two whole samples, and samples that lack each modality in turn."""
+    return batch_of(name, (None, None, *CASES[name].shapes))
+
+
+def gradients(system: System, batch: Batch) -> dict[str, torch.Tensor]:
+    system.zero_grad(set_to_none=True)
+    torch.manual_seed(2)
+    system.loss(system(batch), batch)["total"].backward()
+    return {name: p.grad.clone() for name, p in system.named_parameters() if p.grad is not None}
+
+
+@pytest.fixture(params=sorted(CASES))
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_every_system_is_on_the_list() -> None:
+    assert set(CASES) == set(SYSTEMS)
+
+
+def test_configurations_are_frozen_dataclasses(name: str) -> None:
+    config = SYSTEMS[name].Config
+    assert dataclasses.is_dataclass(config)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config().d_model = 1
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_nan_in_an_absent_modality_changes_neither_output_nor_gradient(name: str, training: bool) -> None:
+    batch = mixed(name)
+    filled = dict(batch.inputs)
+    for column, modality in enumerate(batch.modalities):
+        filled[modality] = filled[modality].clone()
+        filled[modality][~batch.present[:, column]] = 7.0
+    other = dataclasses.replace(batch, inputs=filled)
+    system = made(name).train(training)
+    torch.manual_seed(2)
+    first = system(batch)
+    torch.manual_seed(2)
+    second = system(other)
+    assert torch.isfinite(first.logits).all()
+    assert torch.equal(first.logits, second.logits)
+    for key, value in first.weights.items():
+        assert torch.equal(value, second.weights[key])
+    ours, theirs = gradients(system, batch), gradients(system, other)
+    assert ours.keys() == theirs.keys()
+    for parameter, gradient in ours.items():
+        assert torch.isfinite(gradient).all(), parameter
+        assert torch.equal(gradient, theirs[parameter]), parameter
+
+
+def test_nothing_present_is_no_answer(name: str) -> None:
+    batch = batch_of(name).without(*CASES[name].shapes)
+    output = made(name).eval()(batch)
+    assert not output.answered.any()
+    assert output.logits.isnan().all()
+    assert all((value == 0).all() for value in output.weights.values())
+
+
+def test_an_unanswered_row_does_not_disturb_the_others(name: str) -> None:
+    batch = batch_of(name)
+    present = batch.present.clone()
+    present[0] = False
+    inputs = {key: value.clone() for key, value in batch.inputs.items()}
+    for value in inputs.values():
+        value[0] = torch.nan
+    output = made(name).eval()(dataclasses.replace(batch, inputs=inputs, present=present))
+    whole = made(name).eval()(batch)
+    assert output.answered.tolist() == [False] + [True] * 5
+    assert torch.allclose(output.logits[1:], whole.logits[1:], atol=1e-5)
+
+
+def test_gradients_reach_every_parameter(name: str) -> None:
+    system = made(name, top_k=CASES[name].config["experts"])  # every expert is used, so every parameter is
+    found = gradients(system.train(), mixed(name))
+    missing = [key for key, parameter in system.named_parameters() if parameter.requires_grad and key not in found]
+    assert not missing
+    silent = [key for key, gradient in found.items() if not gradient.any()]
+    # A bias that softmax cannot see (keys of attention) has an exactly zero gradient in theory; nothing else may.
+    assert all("in_proj_bias" in key or ".key" in key for key in silent), silent
+
+
+def test_saved_and_loaded_it_answers_the_same(name: str, tmp_path: Any) -> None:
+    system = made(name).eval()
+    save_weights(system, tmp_path / "weights.safetensors")
+    torch.manual_seed(99)
+    cls = SYSTEMS[name]
+    other = cls(system.config, system.task).eval()
+    assert not torch.equal(other(batch_of(name)).logits, system(batch_of(name)).logits)
+    other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    assert torch.equal(other(batch_of(name)).logits, system(batch_of(name)).logits)
+
+
+def test_a_sample_answers_alone_as_in_a_batch(name: str) -> None:
+    system = made(name).eval()
+    several = samples(name, absent=(None, None, *CASES[name].shapes))
+    together = system(Batch.collate(several, tuple(CASES[name].shapes)))
+    for row, sample in enumerate(several):
+        alone = system(Batch.collate([sample], tuple(CASES[name].shapes)))
+        assert torch.allclose(alone.logits[0], together.logits[row], atol=1e-5)
+        for key, value in alone.weights.items():
+            assert torch.allclose(value[0], together.weights[key][row], atol=1e-5)
+
+
+def test_forward_equals_folding_step_where_it_streams(name: str) -> None:
+    system = made(name).eval()
+    batch = batch_of(name)
+    if system.streaming == "window":
+        with pytest.raises(Exception, match="windows of a clip"):
+            system.init_state(batch.size)
+        return
+    state = system.init_state(batch.size)
+    steps = next(iter(CASES[name].shapes.values()))[0]
+    for t in range(steps):
+        output, state = system.step({key: value[:, t] for key, value in batch.inputs.items()}, state)
+    assert torch.allclose(output.logits, system(batch).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("system_name", "switch"),
+    [(n, s) for n, case in CASES.items() for s in case.switches],
+    ids=lambda value: str(value),
+)
+def test_every_switch_changes_the_answer(system_name: str, switch: dict[str, Any]) -> None:
+    plain = made(system_name).eval()(batch_of(system_name))
+    other = made(system_name, **switch).eval()(batch_of(system_name))
+    assert torch.isfinite(other.logits).all()
+    assert not torch.allclose(plain.logits, other.logits, atol=1e-4)
