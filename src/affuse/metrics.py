@@ -135,7 +135,8 @@ def bootstrap_recalls(
         crop: crop number of each sample.
 
     Returns:
-        ``war``, ``uar``: {"value", "low", "high"}; ``per_class``: a list of the same with "support" (samples of the class, over all crops).
+        ``war``, ``uar``: {"value", "low", "high"}; ``per_class``: a list of the same with "support"
+        (samples of the class, over all crops).
     """
     if not len(target):
         nothing = {"value": None, "low": None, "high": None}
