@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from affuse import runs
 from affuse.evaluate import rounded
-from affuse.signals.clips import ClipSpec, event_clip, rgb_clip
+from affuse.signals.clips import ClipSpec, event_clip, linear_luminance, rgb_clip
 from affuse.signals.events import read_events, simulate_events
-from affuse.signals.face import eye_crops
-from affuse.signals.video import VIDEO_SUFFIXES, read_video
+from affuse.signals.face import EyeTrack, crop_eye, track_step
+from affuse.signals.video import read_video
 from affuse.types import AffuseError, Batch, Sample
 
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".flv")
 EVENT_SUFFIXES = (".bin", ".bs2", ".raw", ".dat", ".aedat4", ".h5", ".hdf5", ".npz", ".txt")
 
 
@@ -38,16 +39,16 @@ def predict(path: str | Path, files: Sequence[str | Path], overrides: Sequence[s
     """
     run = runs.load_run(path, overrides)
     spec = getattr(run.recipe.data, "clip", None)
-    if spec is None:
-        raise AffuseError(f"{path}: the data of this run are not clips; predict answers videos and event files")
     for file in map(Path, files):
-        yield {"file": str(file), **_answer(run, spec() if callable(spec) else spec, file)}
+        yield {"file": str(file), **_answer(run, spec, file)}
 
 
-def _answer(run: runs.Run, spec: ClipSpec, file: Path) -> dict[str, Any]:
+def _answer(run: runs.Run, spec: ClipSpec | None, file: Path) -> dict[str, Any]:
     if not file.exists():
         raise AffuseError(f"{file}: no such file")
     if file.suffix.lower() in VIDEO_SUFFIXES:
+        if spec is None:
+            raise AffuseError(f"{file}: a run on {run.recipe.data_name!r} has seen no video; give it an event file")
         clips, reason = _clips_of_video(file, spec)
         if reason:
             return {"status": "no face", "reason": reason}
@@ -65,10 +66,10 @@ def _answer(run: runs.Run, spec: ClipSpec, file: Path) -> dict[str, Any]:
 
 def _clips_of_video(file: Path, spec: ClipSpec) -> tuple[list[Sample], str]:
     """Clips of the eye in a video, or the reason why there are none."""
-    crops, times_us, found = eye_crops(read_video(file), size=spec.size)  # t s s 3, t, t
+    crops, times_us, found = _eye_crops(file, spec.size)  # t s s 3, t, t
     if not found.any():
         return [], f"no face with an eye in any of {len(found)} frames"
-    events = simulate_events(_linear_luminance(crops), times_us)
+    events = simulate_events(linear_luminance(crops), times_us)
     clips = []
     for rows in _windows(times_us, spec):
         if found[rows].all():
@@ -78,6 +79,19 @@ def _clips_of_video(file: Path, spec: ClipSpec) -> tuple[list[Sample], str]:
         "" if clips else f"an eye was found in {int(found.sum())} of {len(found)} frames, never through a whole clip"
     )
     return clips, reason
+
+
+def _eye_crops(file: Path, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
+    """The eye in each frame (t, size, size, 3), its time, and whether one was found; the last crop stands where none was."""
+    track = EyeTrack()
+    crops, times_us, found = [], [], []
+    empty = np.zeros((size, size, 3), dtype=np.uint8)
+    for time_us, image in read_video(file):
+        box, track = track_step(image, track)
+        crops.append(crop_eye(image, box, size) if box is not None else crops[-1] if crops else empty)
+        times_us.append(time_us)
+        found.append(box is not None)
+    return np.stack(crops), np.array(times_us, dtype=np.int64), np.array(found, dtype=np.bool_)
 
 
 def _windows(times_us: NDArray[np.int64], spec: ClipSpec) -> Iterator[NDArray[np.int64]]:
@@ -91,11 +105,13 @@ def _windows(times_us: NDArray[np.int64], spec: ClipSpec) -> Iterator[NDArray[np
         start += max(span_us // 2, step_us)
 
 
-def _clips_of_events(run: runs.Run, file: Path, spec: ClipSpec) -> list[Sample]:
+def _clips_of_events(run: runs.Run, file: Path, spec: ClipSpec | None) -> list[Sample]:
     events = read_events(file)
     of_data = getattr(run.recipe.data, "event_clips", None)
     if of_data is not None:  # a data set of events alone has windows of its own
         return list(of_data(events))
+    if spec is None:
+        raise AffuseError(f"{file}: a run on {run.recipe.data_name!r} has seen no events")
     step_us = round(spec.stride * 1e6 / spec.fps)
     clips = []
     start = int(events.t_us[0]) + spec.window_us if len(events) else 0
@@ -108,12 +124,6 @@ def _clips_of_events(run: runs.Run, file: Path, spec: ClipSpec) -> list[Sample]:
 
 def _sample(inputs: dict[str, torch.Tensor], times_us: NDArray[np.int64], spec: ClipSpec) -> Sample:
     return Sample(inputs, meta={"start_us": int(times_us[0]) - spec.window_us, "stop_us": int(times_us[-1])})
-
-
-def _linear_luminance(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Linear light (t, h, w) of gamma-coded 8-bit RGB (ITU-R BT.709 weights, gamma 2.2)."""
-    weights = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
-    return ((frames.astype(np.float32) / 255) ** 2.2 @ weights).astype(np.float32)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 from collections.abc import Sequence
@@ -118,7 +119,7 @@ def resolve(settings: dict[str, Any], where: str) -> Recipe:
 
 
 def _overridden(settings: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    settings = {section: dict(values) if isinstance(values, dict) else values for section, values in settings.items()}
+    settings = copy.deepcopy(settings)
     words = list(overrides)
     while words:
         word = words.pop(0)
@@ -129,17 +130,19 @@ def _overridden(settings: dict[str, Any], overrides: Sequence[str]) -> dict[str,
             if not words:
                 raise AffuseError(f"--{key} needs a value")
             value = words.pop(0)
-        section, dot, name = key.partition(".")
-        if not dot:
+        section, *names = key.split(".")
+        if not names:
             sections = ("system", "data", "training")
             raise AffuseError(f"unknown option --{key}: settings are --section.key{_nearest(section, sections)}")
-        values = settings.setdefault(section, {})
+        values: Any = settings.setdefault(section, {})
+        for name in names[:-1]:
+            values = values.setdefault(name, {}) if isinstance(values, dict) else None
         if not isinstance(values, dict):
-            raise AffuseError(f"section {section!r} of the recipe is not a mapping")
+            raise AffuseError(f"--{key}: the recipe has no mapping to set it in")
         try:
-            values[name] = yaml.safe_load(value)
+            values[names[-1]] = yaml.safe_load(value)
         except yaml.YAMLError:
-            values[name] = value
+            values[names[-1]] = value
     return settings
 
 
@@ -156,19 +159,25 @@ def _named(settings: dict[str, Any], section: str, names: tuple[str, ...], where
 def _validated(config: Any, values: Any, section: str, where: str) -> Any:
     if not isinstance(values, dict):
         raise AffuseError(f"{where}: section {section!r} is a mapping of settings")
-    _check_keys(values, tuple(field.name for field in dataclasses.fields(config)), where, section + ".")
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    _check_keys(values, tuple(fields), where, section + ".")
+    values = dict(values)
+    for name, field in fields.items():
+        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise AffuseError(f"{where}: {section}.{name} is not set; give it in the recipe or as --{section}.{name} VALUE")
+        if dataclasses.is_dataclass(field.default) and isinstance(values.get(name), dict):
+            # A nested section changes single settings of its default.
+            nested = dataclasses.asdict(field.default)  # type: ignore[arg-type]
+            _check_keys(values[name], tuple(nested), where, f"{section}.{name}.")
+            values[name] = {**nested, **values[name]}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(config)
     try:
-        return config(**_arguments(parser, values))
+        return config(**dict(parser.instantiate_classes(parser.parse_object(values)).items()))
     except AffuseError as error:
         raise AffuseError(f"{where}: {section}: {error}") from None
     except (ArgumentError, TypeError, ValueError, KeyError) as error:
         raise AffuseError(f"{where}: section {section!r}: {' '.join(str(error).split())}") from None
-
-
-def _arguments(parser: ArgumentParser, values: dict[str, Any]) -> dict[str, Any]:
-    return parser.instantiate_classes(parser.parse_object(values)).as_dict()
 
 
 def _check_keys(values: dict[Any, Any], known: tuple[str, ...], where: str, prefix: str) -> None:

@@ -1,0 +1,145 @@
+"""A run is whole, resumable and repeatable."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from affuse import cli, fit, runs
+from affuse.data.splits import Splits
+from affuse.data.synthetic.eyes import Eyes
+from affuse.evaluate import evaluate
+from affuse.recipe import Recipe, load_recipe
+from affuse.types import AffuseError, Batch, Sample, Task
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "mco_e" / "eyes.yaml"
+SMALL = "--system.d_model 16 --system.d_state 4 --system.heads 2 --system.experts 3 --training.batch_size 8"
+
+
+class Noise:
+    """Learnable noise: the class is the mean of the RGB input."""
+
+    def __init__(self, n: int, seed: int):
+        generator = torch.Generator().manual_seed(seed)
+        self.rgb = torch.randn(n, 2, 3, 16, 16, generator=generator) * 0.1
+        self.event = torch.randn(n, 2, 3, 16, 16, generator=generator)
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.rgb)
+
+    def __getitem__(self, index: int) -> Sample:
+        target = index % 3
+        noise = 0.01 * torch.randn(())  # from the global generator, as a random crop would be
+        meta = {"id": f"{self.seed}-{index}", "subject": index % 4, "condition": "Low" if index % 2 else "normal"}
+        return Sample({"rgb": self.rgb[index] + target + noise, "event": self.event[index]}, target, meta=meta)
+
+
+@pytest.fixture(autouse=True)
+def small_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    def splits(self: Eyes, seed: int) -> Splits:
+        task = Task("classification", ("one", "two", "three"))
+        return Splits(task, Noise(24, 1), Noise(12, 2), Noise(12, 3), True, {"name": "noise", "split": "by seed"})
+
+    monkeypatch.setattr(Eyes, "splits", splits)
+
+
+def recipe(*more: str) -> Recipe:
+    return load_recipe(RECIPE, [*SMALL.split(), "--training.epochs", "3", *more])
+
+
+def test_a_run_holds_everything(tmp_path: Path) -> None:
+    out = fit.fit(recipe(), tmp_path / "run", progress=False)
+    info = json.loads((out / runs.RUN).read_text())
+    assert info["status"] == "complete"
+    assert info["synthetic"] is True
+    assert len(info["manifest"]) == 64
+    assert len(runs.read_lines(out / runs.HISTORY)) == 3
+    assert len(runs.read_lines(out / runs.PREDICTIONS)) == 12
+    assert (out / "report.html").stat().st_size > 1000
+    assert not list(out.glob("*.tmp"))
+    assert load_recipe(out / runs.RECIPE).system == recipe().system
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    out = fit.fit(recipe("--training.epochs", "8", "--training.lr", "0.003"), tmp_path / "run", progress=False)
+    assert json.loads((out / runs.METRICS).read_text())["war"]["value"] > 0.8
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
+    one = fit.fit(recipe(), tmp_path / "one", progress=False)
+    two = fit.fit(recipe(), tmp_path / "two", progress=False)
+    first, second = load_file(one / runs.WEIGHTS), load_file(two / runs.WEIGHTS)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_resumed_run_ends_where_the_uninterrupted_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = fit.fit(recipe("--training.select", "last"), tmp_path / "whole", progress=False)
+
+    step = fit.Fitting.training_step
+
+    def interrupted(self: fit.Fitting, batch: Batch, index: int) -> torch.Tensor:
+        if self.current_epoch == 2 and index == 1:
+            raise KeyboardInterrupt
+        return step(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit.Fitting, "training_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit.fit(recipe("--training.select", "last"), tmp_path / "cut", progress=False)
+    assert json.loads((tmp_path / "cut" / runs.RUN).read_text())["status"] == "interrupted"
+    resumed = fit.resume(tmp_path / "cut", progress=False)
+    first, second = load_file(whole / runs.WEIGHTS), load_file(resumed / runs.WEIGHTS)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (whole / runs.HISTORY).read_text() == (resumed / runs.HISTORY).read_text()
+
+
+def test_evaluate_repeats_the_metrics_of_the_run(tmp_path: Path) -> None:
+    out = fit.fit(recipe(), tmp_path / "run", progress=False)
+    before = json.loads((out / runs.METRICS).read_text())
+    assert evaluate(out)["war"] == pytest.approx(before["war"], abs=0.1)
+
+
+def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
+    out = fit.fit(recipe("--training.epochs", "1"), tmp_path / "run", progress=False)
+    with pytest.raises(AffuseError, match="already holds a run"):
+        fit.fit(recipe(), out, progress=False)
+    with pytest.raises(AffuseError, match="complete"):
+        fit.resume(out, progress=False)
+
+
+def test_modality_dropout_takes_one_of_several() -> None:
+    batch = Batch.collate([Noise(4, 0)[index] for index in range(4)])
+    torch.manual_seed(0)
+    dropped = fit.drop_modalities(batch, 1.0)
+    assert (dropped.present.sum(1) == 1).all()
+    for column, name in enumerate(dropped.modalities):
+        assert dropped.inputs[name][~dropped.present[:, column]].isnan().all()
+    assert not batch.inputs["rgb"].isnan().any()
+    one = batch.without("rgb")
+    assert torch.equal(fit.drop_modalities(one, 1.0).present, one.present)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "nowhere.yaml"], "nowhere.yaml"),
+        (["fit", str(RECIPE), "--system.d_modle", "3"], "d_model"),
+        (["fit"], "recipe"),
+        (["fit", "--resume", "nowhere"], "not a run folder"),
+        (["evaluate", "nowhere"], "not a run folder"),
+        (["predict", "nowhere", "a.mp4"], "not a run folder"),
+        (["events", "info", "nowhere.raw"], "nowhere.raw"),
+    ],
+)
+def test_bad_input_is_one_line_and_a_non_zero_exit(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
