@@ -1,11 +1,11 @@
 """Events as images: voxel grid, count image, time surface and accumulated image.
 
-An event is (t, x, y, p): at time t (microseconds) the log intensity of pixel (x, y) rose (p = +1) or fell (p = -1) by a
-contrast threshold. Every function takes the events as four tensors of length n and gives a float32 image on their device.
+An event is (t, x, y, p): at time t (microseconds) the log intensity of pixel (x, y) rose (p = +1) or fell (p = -1) by
+a contrast threshold. Every function takes the events as tensors of length n and gives a float32 image on their device.
 
-Polarity is -1 or +1, or a boolean where False is negative; anything else (0 and 1 as integers above all, which would lose
-every negative event without a word) is an error. So are coordinates outside of the sensor: a reader may drop such events,
-an op never does. No event at all gives the image of nothing.
+Polarity is -1 or +1, or a boolean where False is negative; anything else (0 and 1 as integers above all, which would
+lose every negative event without a word) is an error. So are coordinates outside of the sensor: a reader may drop such
+events, an op never does. No event at all gives the image of nothing.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def voxel_grid(
     """Signed voxel grid, bilinear in time (Zhu et al., CVPR 2019, "Unsupervised Event-based Learning", equation 1-3).
 
     The fixed window [start, stop) maps to the bins [0, bins - 1]:  t* = (bins - 1) (t - start) / (stop - start),  and
-    V(b, y, x) = sum_i p_i max(0, 1 - |b - t*_i|).  The paper stretches the first to the last event instead; with a window
-    that does not hang on the events, the grids of two chunks add up to the grid of both, and equal times do not divide by
-    zero. The weights of an event sum to its polarity, so the grid sums to the sum of polarities.
+    V(b, y, x) = sum_i p_i max(0, 1 - |b - t*_i|).  The paper stretches the first to the last event instead; with a
+    window that does not hang on the events, the grids of two chunks add up to the grid of both, and equal times do not
+    divide by zero. The weights of an event sum to its polarity, so the grid sums to the sum of polarities.
 
     Args:
         t_us: times in [t_start_us, t_stop_us), microseconds, in any order.
@@ -130,9 +130,10 @@ def accumulated_image(
 ) -> Float[Tensor, "3 h w"]:
     """The accumulated event image, as the SEE data set stores it for windows of about 33 ms.
 
-    Grey 0.5 where nothing happened, brighter by `contribution` for a positive event and darker for a negative one, cut to
-    [0, 1], in three equal channels. SEE distributes these images and not its raw events, so the grey level follows its
-    images (mean 0.504) while the step is our reading; normalise with the statistics of the images that you train on.
+    Grey 0.5 where nothing happened, brighter by `contribution` for a positive event and darker for a negative one, cut
+    to [0, 1], in three equal channels. SEE distributes these images and not its raw events, so the grey level follows
+    its images (mean 0.504, standard deviation 0.069) while the step is our reading; normalise with the statistics of
+    the images that you train on.
 
     Args:
         t_us: not read: the order of events does not matter. Here so that all four tensors of events can be passed.
