@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from affuse.signals.clips import linear_luminance
-from affuse.signals.events import Events, simulate_events, write_events
+from affuse.signals.events import Events, linear_luminance, simulate_events, write_events
 from affuse.signals.video import read_video
 from affuse.types import AffuseError
 
@@ -26,9 +27,14 @@ def record(video: str | Path, out: str | Path, threshold: float = 0.2, seed: int
     """
     if Path(out).suffix != ".npz":
         raise AffuseError(f"{out}: events are written as .npz; choose such a name")
-    # Luminance alone is kept: a twelfth of what RGB in float would take.
-    frames = [(frame.time_us, linear_luminance(frame.image)) for frame in read_video(video)]
-    times_us = np.array([time for time, _ in frames], dtype=np.int64)
-    events = simulate_events(np.stack([image for _, image in frames]), times_us, threshold=threshold, seed=seed)
+    times_us: list[int] = []
+
+    def luminance() -> Iterator[NDArray[np.float32]]:
+        for frame in read_video(video):
+            times_us.append(frame.time_us)
+            yield linear_luminance(frame.image)
+
+    # The simulator asks for a frame and then for its time, so the list has it by then: two frames are held at once.
+    events = simulate_events(luminance(), times_us, threshold=threshold, seed=seed)
     write_events(events, out)
     return events

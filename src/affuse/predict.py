@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from affuse import runs
 from affuse.evaluate import rounded
-from affuse.signals.clips import ClipSpec, event_clip, linear_luminance, rgb_clip
-from affuse.signals.events import read_events, simulate_events
+from affuse.signals.clips import ClipSpec, event_clip, rgb_clip
+from affuse.signals.events import linear_luminance, read_events, simulate_events
 from affuse.signals.face import EyeTrack, crop_eye, track_step
 from affuse.signals.video import read_video
 from affuse.types import AffuseError, Batch, Sample

@@ -73,13 +73,6 @@ def rgb_clip(frames: NDArray[np.uint8], spec: ClipSpec) -> Float[Tensor, "t 3 h 
     return (resize(images, spec.size) - spec.rgb_mean) / spec.rgb_std
 
 
-def linear_luminance(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Linear light (..., h, w) in [0, 1] of gamma-coded 8-bit RGB (..., h, w, 3): ITU-R BT.709 weights, gamma 2.2."""
-    weights = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)
-    curve = (np.arange(256, dtype=np.float32) / 255) ** 2.2
-    return (curve[frames] @ weights).astype(np.float32)
-
-
 def event_clip(events: Events, frame_times_us: NDArray[np.int64], spec: ClipSpec) -> Float[Tensor, "t c h w"]:
     """Events of the windows [time - window, time) that end with each frame time, as the event tensor."""
     grids = []
