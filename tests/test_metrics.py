@@ -150,6 +150,14 @@ def test_metrics_are_averaged_over_crops(pairs: list[tuple[int, int]]) -> None:
     assert result["samples"] == (len(pairs) + 1) // 2
 
 
+def test_selection_sees_the_same_recalls_as_the_report() -> None:
+    records = [record(i // 2, i % 4, (i * i) % 4, crop=i % 2) for i in range(21)] + [record(30, 1, None)]
+    summary = metrics.summarise(records, CLASSES, ("rgb", "event"))
+    assert metrics.recalls(records, 4) == {name: summary[name]["value"] for name in ("war", "uar")}
+    with pytest.raises(AffuseError, match="no sample has a target"):
+        metrics.recalls([record(0, 0, 0) | {"target": None}], 4)
+
+
 def test_summary_is_plain_json_and_says_all() -> None:
     records = [record(i, i % 4, (i % 4) if i % 5 else 0) for i in range(24)] + [
         record(24, 1, None),

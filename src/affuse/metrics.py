@@ -167,6 +167,21 @@ def bootstrap_recalls(
     return {"war": war[0], "uar": uar[0], "per_class": supported}
 
 
+def recalls(records: Sequence[Record], classes: int) -> dict[str, float]:
+    """``war`` and ``uar`` of records, each the mean over the crop numbers, without intervals: what selection looks at.
+
+    Raises:
+        AffuseError: no record has a target, so there is nothing to measure.
+    """
+    known = [record for record in records if record.get("target") is not None]
+    if not known:
+        raise AffuseError("no sample has a target, so WAR and UAR are unknown: give the split labelled samples")
+    target, prediction, crop = _columns(known)
+    zeros = np.zeros_like(target)
+    result = bootstrap_recalls(target, prediction, classes, zeros, crop)
+    return {"war": result["war"]["value"], "uar": result["uar"]["value"]}
+
+
 def summarise(
     records: Sequence[Record], classes: Sequence[str], modalities: Sequence[str], seed: int = 0
 ) -> dict[str, Any]:
@@ -188,9 +203,7 @@ def summarise(
         AffuseError: a record names a class that does not exist.
     """
     known = [record for record in records if record.get("target") is not None]
-    target = np.array([record["target"] for record in known], dtype=np.int64)
-    prediction = np.array([_answer(record) for record in known], dtype=np.int64)
-    crop = np.array([int(record.get("crop") or 0) for record in known], dtype=np.int64)
+    target, prediction, crop = _columns(known)
     by_subject = bool(known) and all(record.get("subject") is not None for record in known)
     cluster = _numbered(
         [str(record["subject"] if by_subject else record.get("id", i)) for i, record in enumerate(known)]
@@ -226,6 +239,13 @@ def summarise(
         "expert_load": _expert_load(answered),
         "event_weight_vs_rgb_lost": _event_weight_vs_rgb_lost(answered, modalities),
     }
+
+
+def _columns(known: Sequence[Record]) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+    """Target, prediction and crop number of records that have a target."""
+    rows = [(int(r["target"]), _answer(r), int(r.get("crop") or 0)) for r in known]
+    table = np.array(rows, dtype=np.int64).reshape(len(rows), 3)
+    return table[:, 0], table[:, 1], table[:, 2]
 
 
 def _calibration(known: Sequence[Record]) -> dict[str, Any]:

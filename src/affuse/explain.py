@@ -1,0 +1,165 @@
+"""Grad-CAM: where in a frame the answer was read.
+
+Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, ICCV 2017, equations 1
+and 2. A system takes part by ``spatial_layer(modality)``: the module whose output, (rows x t, d, h', w') for the rows that
+have this modality, is the last one with a spatial layout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from affuse.types import AffuseError, Batch, Output, Sample, System
+
+
+def grad_cam(
+    system: System, batch: Batch, modality: str, target: int | Int[Tensor, "b"] | None = None
+) -> Float[Tensor, "b t h w"]:
+    """Heat maps of one modality, in [0, 1]; the largest value of each sample is 1, so its frames can be compared.
+
+    The system is read in evaluation mode and left as it was found: modes, gradients, buffers and hooks.
+
+    Args:
+        batch: its input of `modality` is (b, t, c, h, w).
+        target: the class whose evidence is shown, for all or each; by default the one that the system answers. A
+            regression has one output, which is shown.
+
+    Returns:
+        Zero in rows where the modality is absent or nothing was answered, and where nothing speaks for the class.
+
+    Raises:
+        AffuseError: the system has no spatial layer, or the modality is not a sequence of images.
+    """
+    images = batch.inputs.get(modality)
+    if images is None or images.dim() != 5:
+        found = "absent" if images is None else f"of shape {tuple(images.shape)}"
+        raise AffuseError(f"Grad-CAM needs images (b, t, c, h, w), but {modality!r} is {found} in this batch")
+    layer = _spatial_layer(system, modality)
+    b, t, _, h, w = images.shape
+    heat = torch.zeros(b, t, h, w, device=images.device)
+    rows = batch.has(modality)
+    if not rows.any():
+        return heat
+    seen: list[Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        # Frozen weights leave no graph; the map is then the leaf that the gradient is asked for.
+        seen.append(output if output.requires_grad else output.detach().requires_grad_())
+        # A copy goes on, so that an in-place activation behind the layer cannot change what is explained.
+        return seen[-1].clone()
+
+    with _evaluation_mode(system), torch.enable_grad():
+        hook = layer.register_forward_hook(keep)
+        try:
+            output = system(batch)
+        finally:
+            hook.remove()
+        if len(seen) != 1 or seen[0].dim() != 4 or len(seen[0]) != int(rows.sum()) * t:
+            wanted, shapes = (int(rows.sum()) * t, "d", "h", "w"), [tuple(tensor.shape) for tensor in seen]
+            name = f"{type(system).__name__}.spatial_layer({modality!r})"
+            raise AffuseError(f"{name} must run once and give {wanted}, but gave {shapes}")
+        score = _score(output, target)
+        gradient = torch.autograd.grad(score, seen[0], allow_unused=True)[0] if score.requires_grad else None
+    if gradient is None:
+        return heat
+    importance = gradient.mean((2, 3), keepdim=True)  # n d 1 1, equation 1
+    small = (importance * seen[0].detach()).sum(1, keepdim=True).relu()  # n 1 h' w', equation 2
+    large = functional.interpolate(small, (h, w), mode="bilinear", align_corners=False)
+    maps = large.reshape(-1, t, h, w).float()
+    largest = maps.amax((1, 2, 3), keepdim=True)
+    heat[rows] = torch.where(largest > 0, maps / largest.clamp_min(torch.finfo(maps.dtype).tiny), 0).clamp(0, 1)
+    return heat
+
+
+def save_examples(system: System, samples: Sequence[Sample], path: Path) -> None:
+    """Write examples for the report: inputs and heat maps of what was answered.
+
+    The file is safetensors. ``{i}/{modality}/input`` (t, c, h, w) and ``{i}/{modality}/heat`` (t, h, w) are float16; a
+    modality that is absent, or no sequence of images, or that the system has no spatial layer for, is left out. The metadata's
+    ``examples`` is JSON: a list of id, subject, condition, target, prediction (None where not answered), probabilities and
+    modality weights by name.
+
+    Args:
+        samples: which ones, chosen by the caller; none is fine.
+    """
+    tensors: dict[str, Tensor] = {}
+    examples: list[dict[str, Any]] = []
+    if samples:
+        first = next(system.parameters(), None)
+        batch = Batch.collate(samples, system.modalities).to(first.device if first is not None else "cpu")
+        with _evaluation_mode(system), torch.no_grad():
+            output = system(batch)
+        examples = [_describe(system, output, row, sample) for row, sample in enumerate(samples)]
+        for modality in system.modalities:
+            images = batch.inputs[modality]
+            if images.dim() != 5:
+                continue
+            try:
+                heat = grad_cam(system, batch, modality)
+            except AffuseError:
+                # A system without a spatial layer still shows what it was given.
+                heat = None
+            for row in torch.nonzero(batch.has(modality)).flatten().tolist():
+                tensors[f"{row}/{modality}/input"] = images[row].half().cpu().contiguous()
+                if heat is not None:
+                    tensors[f"{row}/{modality}/heat"] = heat[row].half().cpu().contiguous()
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(tensors, temporary, metadata={"examples": json.dumps(examples)})
+    os.replace(temporary, path)
+
+
+def _spatial_layer(system: System, modality: str) -> nn.Module:
+    find = getattr(system, "spatial_layer", None)
+    if find is None:
+        raise AffuseError(f"{type(system).__name__} names no spatial layer, so Grad-CAM has nothing to look at")
+    return find(modality)
+
+
+@contextmanager
+def _evaluation_mode(system: System) -> Iterator[None]:
+    """Evaluation mode inside; each module's own mode afterwards, since a part of a system may be frozen in another."""
+    modes = [(module, module.training) for module in system.modules()]
+    system.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _score(output: Output, target: int | Tensor | None) -> Tensor:
+    """The sum of the target's logits over the answered rows: rows do not touch each other, so one gradient serves all."""
+    logits = output.logits[output.answered]
+    if target is None or logits.shape[1] == 1:
+        return logits.amax(1).sum()
+    if isinstance(target, Tensor):
+        return logits.gather(1, target.to(logits.device)[output.answered, None]).sum()
+    return logits[:, target].sum()
+
+
+def _describe(system: System, output: Output, row: int, sample: Sample) -> dict[str, Any]:
+    answered = bool(output.answered[row])
+    probabilities = output.logits[row].softmax(-1)
+    weights = output.weights.get("modality")
+    return {
+        **{name: _text(sample.meta.get(name)) for name in ("id", "subject", "condition")},
+        "target": sample.target,
+        "prediction": int(probabilities.argmax()) if answered else None,
+        "probabilities": probabilities.tolist() if answered else None,
+        "weights": {} if weights is None else dict(zip(system.modalities, weights[row].tolist(), strict=True)),
+    }
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
