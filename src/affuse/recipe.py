@@ -164,7 +164,9 @@ def _validated(config: Any, values: Any, section: str, where: str) -> Any:
     values = dict(values)
     for name, field in fields.items():
         if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise AffuseError(f"{where}: {section}.{name} is not set; give it in the recipe or as --{section}.{name} VALUE")
+            raise AffuseError(
+                f"{where}: {section}.{name} is not set; give it in the recipe or as --{section}.{name} VALUE"
+            )
         if dataclasses.is_dataclass(field.default) and isinstance(values.get(name), dict):
             # A nested section changes single settings of its default.
             nested = dataclasses.asdict(field.default)  # type: ignore[arg-type]
