@@ -195,5 +195,13 @@ def _timed_frames(frames: Iterable[Any], times_us: Iterable[Any]) -> Iterator[tu
 def _events(parts: list[NDArray[Any]], origin_us: int, height: int, width: int) -> Events:
     when, pixel, sign = parts
     y, x = np.divmod(pixel.astype(np.int64), width)
-    # The floor keeps whole-microsecond refractory times: floor(t + r) - floor(t) is never below a whole r.
-    return Events(np.floor(when).astype(np.int64) + origin_us, x, y, sign.astype(np.int8), width, height)
+    # The floor keeps refractory times, which are whole: floor(t + r) - floor(t) = r. The tolerance takes up rounding.
+    return Events(
+        np.floor(when + 1e-3).astype(np.int64) + origin_us,
+        x,
+        y,
+        sign.astype(np.int8),
+        width,
+        height,
+        source="simulated",
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ class Events:
         p: polarity (n,), -1 or +1; kept as int8.
         width, height: size of the sensor, pixels.
         dropped: bad events that a reader left out.
+        source: name of the format the events came from.
+        size_inferred: the size is the largest coordinate plus one, because the file told none.
 
     Raises:
         AffuseError: lengths differ, time falls, or a coordinate or polarity is out of range.
@@ -36,6 +38,8 @@ class Events:
     width: int
     height: int
     dropped: int = 0
+    source: str = ""
+    size_inferred: bool = False
 
     def __post_init__(self) -> None:
         arrays = {"t_us": self.t_us, "x": self.x, "y": self.y, "p": self.p}
@@ -90,7 +94,7 @@ class Events:
             )
         inside = (self.x >= x0) & (self.x < x0 + width) & (self.y >= y0) & (self.y < y0 + height)
         t_us, x, y, p = self.t_us[inside], self.x[inside] - x0, self.y[inside] - y0, self.p[inside]
-        return Events(t_us, x, y, p, width, height, self.dropped)
+        return replace(self, t_us=t_us, x=x, y=y, p=p, width=width, height=height)
 
     def tensors(self) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"], Int[Tensor, "n"], Int[Tensor, "n"]]:
         """Copies as tensors (t_us, x, y, p), int64 but p, which is int8: what the functions of `ops.events` take."""
@@ -99,4 +103,4 @@ class Events:
 
     def _where(self, chosen: slice) -> Events:
         t_us, x, y, p = self.t_us[chosen], self.x[chosen], self.y[chosen], self.p[chosen]
-        return Events(t_us, x, y, p, self.width, self.height, self.dropped)
+        return replace(self, t_us=t_us, x=x, y=y, p=p)
