@@ -167,9 +167,10 @@ def _validated(config: Any, values: Any, section: str, where: str) -> Any:
             raise AffuseError(
                 f"{where}: {section}.{name} is not set; give it in the recipe or as --{section}.{name} VALUE"
             )
-        if dataclasses.is_dataclass(field.default) and isinstance(values.get(name), dict):
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if dataclasses.is_dataclass(default) and not isinstance(default, type) and isinstance(values.get(name), dict):
             # A nested section changes single settings of its default.
-            nested = dataclasses.asdict(field.default)  # type: ignore[arg-type]
+            nested = dataclasses.asdict(default)
             _check_keys(values[name], tuple(nested), where, f"{section}.{name}.")
             values[name] = {**nested, **values[name]}
     parser = ArgumentParser(exit_on_error=False)
