@@ -84,7 +84,9 @@ def _clips_of_video(file: Path, spec: ClipSpec) -> tuple[list[Sample], str]:
 def _eye_crops(file: Path, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
     """The eye in each frame (t, size, size, 3), its time, and whether one was found; the last crop stands where none was."""
     track = EyeTrack()
-    crops, times_us, found = [], [], []
+    crops: list[NDArray[np.uint8]] = []
+    times_us: list[int] = []
+    found: list[bool] = []
     empty = np.zeros((size, size, 3), dtype=np.uint8)
     for time_us, image in read_video(file):
         box, track = track_step(image, track)

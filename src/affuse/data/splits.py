@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from affuse.signals.clips import ClipSpec
 from affuse.types import Sample, Task
 
 
+@runtime_checkable
 class SampleSource(Protocol):
     """A map-style data set of samples. A random crop draws from torch's global generator."""
 
@@ -41,6 +42,7 @@ class Splits:
     clip: ClipSpec | None = None
 
 
+@runtime_checkable
 class DataConfig(Protocol):
     """The ``data`` section of a recipe: a frozen dataclass that can make its splits."""
 

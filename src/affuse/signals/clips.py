@@ -78,12 +78,17 @@ def event_clip(events: Events, frame_times_us: NDArray[np.int64], spec: ClipSpec
     grids = []
     for time in np.asarray(frame_times_us, dtype=np.int64).tolist():
         part = events.slice_time(time - spec.window_us, time)
-        where = {"height": part.height, "width": part.width}
         if spec.event_form == "voxel":
-            span = {"t_start_us": time - spec.window_us, "t_stop_us": time}
-            grid = voxel_grid(*part.tensors(), bins=spec.event_channels, **span, **where)  # c h w
+            grid = voxel_grid(
+                *part.tensors(),
+                bins=spec.event_channels,
+                height=part.height,
+                width=part.width,
+                t_start_us=time - spec.window_us,
+                t_stop_us=time,
+            )  # c h w
         else:
-            grid = accumulated_image(*part.tensors(), **where)  # 3 h w
+            grid = accumulated_image(*part.tensors(), height=part.height, width=part.width)  # 3 h w
         grids.append(grid)
     return normalise_events(torch.stack(grids), spec)
 
