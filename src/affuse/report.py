@@ -313,7 +313,7 @@ def _svg(figure: Figure, label: str) -> Markup:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     # Ids of groups repeat from figure to figure, and nothing refers to them.
-    text = re.sub(r'<g id="[^"]*">', "<g>", text)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
     for placeholder, colour in THEME.items():
         text = text.replace(placeholder, colour)
     return Markup(text.replace("<svg ", f'<svg role="img" aria-label="{Markup.escape(label)}" ', 1))
