@@ -1,0 +1,171 @@
+"""Event images against plain loops, and the promises that hold for any events."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from affuse import AffuseError
+from affuse.ops.events import accumulated_image, count_image, time_surface, voxel_grid
+
+SIZE = {"height": 4, "width": 5}
+START, STOP = 1_600_000_000_000_000, 1_600_000_000_033_333
+WINDOW = {"t_start_us": START, "t_stop_us": STOP}
+
+
+@st.composite
+def some_events(draw, most=30):
+    rows = draw(
+        st.lists(
+            st.tuples(st.integers(START, STOP - 1), st.integers(0, 4), st.integers(0, 3), st.sampled_from([-1, 1])),
+            max_size=most,
+        )
+    )
+    table = torch.tensor(rows, dtype=torch.int64).reshape(-1, 4)
+    return tuple(table[:, column] for column in range(4))
+
+
+def one_event(t=START, x=0, y=0, p=1):
+    return tuple(torch.tensor([value]) for value in (t, x, y, p))
+
+
+def slow_voxel_grid(events, bins):
+    grid = torch.zeros(bins, 4, 5, dtype=torch.float64)
+    for t, x, y, p in zip(*(column.tolist() for column in events), strict=True):
+        position = (t - START) * (bins - 1) / (STOP - START)
+        for b in range(bins):
+            grid[b, y, x] += p * max(0.0, 1 - abs(b - position))
+    return grid
+
+
+@settings(max_examples=100, deadline=None)
+@given(some_events(), st.integers(1, 7))
+def test_voxel_grid_agrees_with_a_plain_loop(events, bins):
+    grid = voxel_grid(*events, bins=bins, **SIZE, **WINDOW)
+    torch.testing.assert_close(grid.double(), slow_voxel_grid(events, bins), rtol=1e-6, atol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_events(), st.integers(1, 7), st.integers(0, 30))
+def test_voxel_grids_of_chunks_add_up_to_the_grid_of_all(events, bins, cut):
+    grids = [
+        voxel_grid(*(column[part] for column in events), bins=bins, **SIZE, **WINDOW)
+        for part in (slice(None), slice(0, cut), slice(cut, None))
+    ]
+    torch.testing.assert_close(grids[0], grids[1] + grids[2], rtol=1e-6, atol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_events(), st.integers(1, 7))
+def test_flipping_polarity_negates_the_voxel_grid(events, bins):
+    t, x, y, p = events
+    one, other = (voxel_grid(t, x, y, sign * p, bins=bins, **SIZE, **WINDOW) for sign in (1, -1))
+    assert torch.equal(one, -other)
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_events(), st.integers(1, 7))
+def test_voxel_grid_keeps_the_signed_sum_of_every_pixel(events, bins):
+    _, x, y, p = events
+    sums = torch.zeros(4, 5).index_put_((y, x), p.float(), accumulate=True)
+    torch.testing.assert_close(voxel_grid(*events, bins=bins, **SIZE, **WINDOW).sum(0), sums, rtol=0, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_events())
+def test_boolean_polarity_means_the_same_as_signs(events):
+    t, x, y, p = events
+    assert torch.equal(
+        voxel_grid(t, x, y, p, bins=3, **SIZE, **WINDOW), voxel_grid(t, x, y, p > 0, bins=3, **SIZE, **WINDOW)
+    )
+    assert torch.equal(count_image(x, y, p, **SIZE), count_image(x, y, p > 0, **SIZE))
+    assert torch.equal(accumulated_image(t, x, y, p, **SIZE), accumulated_image(t, x, y, p > 0, **SIZE))
+
+
+def test_small_integer_types_do_not_overflow():
+    p, x = torch.tensor([-1, 1], dtype=torch.int8), torch.tensor([100, 120], dtype=torch.int8)
+    counts = count_image(x, x, p, height=127, width=127)
+    assert counts[0, 100, 100] == 1
+    assert counts[1, 120, 120] == 1
+
+
+def test_events_at_one_and_the_same_time_all_count():
+    events = tuple(column.repeat(5) for column in one_event(t=START + 10_000))
+    grid = voxel_grid(*events, bins=4, **SIZE, **WINDOW)
+    assert torch.isfinite(grid).all()
+    assert grid.sum().item() == pytest.approx(5)
+
+
+def test_an_empty_slice_gives_the_image_of_nothing():
+    nothing = tuple(torch.zeros(0, dtype=torch.int64) for _ in range(4))
+    assert torch.equal(voxel_grid(*nothing, bins=3, **SIZE, **WINDOW), torch.zeros(3, 4, 5))
+    assert torch.equal(count_image(*nothing[1:], **SIZE), torch.zeros(2, 4, 5))
+    assert torch.equal(time_surface(*nothing, **SIZE, t_stop_us=STOP, tau_us=1e4), torch.zeros(2, 4, 5))
+    assert torch.equal(accumulated_image(*nothing, **SIZE), torch.full((3, 4, 5), 0.5))
+
+
+IMAGES = {
+    "voxel_grid": lambda t, x, y, p: voxel_grid(t, x, y, p, bins=3, **SIZE, **WINDOW),
+    "count_image": lambda t, x, y, p: count_image(x, y, p, **SIZE),
+    "time_surface": lambda t, x, y, p: time_surface(t, x, y, p, **SIZE, t_stop_us=STOP, tau_us=1e4),
+    "accumulated_image": lambda t, x, y, p: accumulated_image(t, x, y, p, **SIZE),
+}
+
+
+@pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES)
+@pytest.mark.parametrize("wrong", [{"x": -1}, {"x": 5}, {"y": -1}, {"y": 4}])
+def test_coordinates_outside_of_the_sensor_are_an_error(image, wrong):
+    with pytest.raises(AffuseError, match="outside"):
+        image(*one_event(**wrong))
+
+
+@pytest.mark.parametrize("image", IMAGES.values(), ids=IMAGES)
+@pytest.mark.parametrize("polarity", [0, 2])
+def test_another_polarity_is_an_error_and_not_silently_nothing(image, polarity):
+    with pytest.raises(AffuseError, match="polarity"):
+        image(*one_event(p=polarity))
+
+
+@pytest.mark.parametrize("t", [START - 1, STOP])
+def test_events_outside_of_the_window_are_an_error(t):
+    with pytest.raises(AffuseError, match="window"):
+        voxel_grid(*one_event(t=t), bins=3, **SIZE, **WINDOW)
+
+
+def test_impossible_settings_are_errors():
+    with pytest.raises(AffuseError, match="bin"):
+        voxel_grid(*one_event(), bins=0, **SIZE, **WINDOW)
+    with pytest.raises(AffuseError, match="stop after start"):
+        voxel_grid(*one_event(), bins=3, **SIZE, t_start_us=5, t_stop_us=5)
+    with pytest.raises(AffuseError, match="positive"):
+        time_surface(*one_event(), **SIZE, t_stop_us=STOP, tau_us=0.0)
+    with pytest.raises(AffuseError, match="after t_stop_us"):
+        time_surface(*one_event(t=10), **SIZE, t_stop_us=9, tau_us=1.0)
+    with pytest.raises(AffuseError, match="size"):
+        count_image(*one_event()[1:], height=0, width=5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_events())
+def test_count_image_and_time_surface_agree_with_plain_loops(events):
+    counts, surface = torch.zeros(2, 4, 5), torch.zeros(2, 4, 5)
+    for t, x, y, p in sorted(zip(*(column.tolist() for column in events), strict=True)):
+        counts[int(p > 0), y, x] += 1
+        surface[int(p > 0), y, x] = math.exp(-(STOP - t) / 12_345.0)
+    assert torch.equal(count_image(*events[1:], **SIZE), counts)
+    torch.testing.assert_close(time_surface(*events, **SIZE, t_stop_us=STOP, tau_us=12_345.0), surface)
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_events())
+def test_accumulated_image_is_brighter_where_events_were_positive(events):
+    _, x, y, p = events
+    image = accumulated_image(*events, **SIZE)
+    sums = torch.zeros(4, 5).index_put_((y, x), p.float(), accumulate=True)
+    assert image.min() >= 0
+    assert image.max() <= 1
+    assert torch.equal(image[0], image[1])
+    assert torch.equal(image[0], image[2])
+    assert torch.equal((image[0] - 0.5).sign(), sums.sign())
