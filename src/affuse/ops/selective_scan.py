@@ -1,0 +1,182 @@
+"""The selective scan: a linear recurrence over time whose coefficients depend on the input.
+
+With state h in R^(d, n) for each row, and for each step t::
+
+    h_t = exp(delta_t A) * h_{t-1} + (delta_t u_t) B_t        (discretisation of Mamba: zero-order hold for A, Euler for B)
+    y_t = <h_t, C_t> + D * u_t
+
+Shape letters: ``b`` batch, ``t`` time, ``d`` channel, ``n`` state. Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling
+with Selective State Spaces", 2023, Eq. 2 and Algorithm 2.
+
+Two forms of the same mathematics: `selective_scan_reference` is the loop above, differentiated by autograd; the chunked form
+keeps the states of one chunk only, recomputes them in its own backward pass, and never divides by a product of decays, so
+it is as exact as the loop for any decay. The environment variable ``AFFUSE_SCAN`` chooses between them where the caller
+leaves it open.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from affuse.types import AffuseError
+
+Form = Literal["auto", "reference", "chunked"]
+CHUNK = 64  # steps whose states are held at once
+
+
+def active_form() -> tuple[str, str]:
+    """The form that `selective_scan` takes where the caller leaves it open, and why.
+
+    Raises:
+        AffuseError: ``AFFUSE_SCAN`` names no form.
+    """
+    chosen = os.environ.get("AFFUSE_SCAN", "auto")
+    if chosen == "auto":
+        return "chunked", "the default"
+    if chosen not in ("reference", "chunked"):
+        raise AffuseError(f"AFFUSE_SCAN={chosen!r} is no form of the selective scan: use auto, reference or chunked")
+    return chosen, f"AFFUSE_SCAN={chosen}"
+
+
+def selective_scan(
+    u: Float[Tensor, "b t d"],
+    delta: Float[Tensor, "b t d"],
+    A: Float[Tensor, "d n"],
+    B: Float[Tensor, "b t n"],
+    C: Float[Tensor, "b t n"],
+    D: Float[Tensor, "d"] | None = None,
+    state: Float[Tensor, "b d n"] | None = None,
+    *,
+    reverse: bool = False,
+    form: Form = "auto",
+) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b d n"]]:
+    """Scan a sequence.
+
+    Args:
+        u: input.
+        delta: step sizes, positive (softplus already applied).
+        A: negative, so that the state decays.
+        B: input coefficients.
+        C: output coefficients.
+        D: weight of the direct path; None for none.
+        state: state before the first step; None for zeros.
+        reverse: scan from the last step to the first; `state` then stands before the last step, and the state that comes
+            back is the one after the first.
+        form: ``auto`` follows `active_form`.
+
+    Returns:
+        The output, in the dtype of `u`, and the last state. States are float32, or float64 where an input is.
+    """
+    if form == "auto":
+        form = active_form()[0]  # type: ignore[assignment]
+    dtype = torch.float64 if torch.float64 in {u.dtype, A.dtype, B.dtype, C.dtype, delta.dtype} else torch.float32
+    with torch.autocast(u.device.type, enabled=False):
+        x, step, decay, into, out = (tensor.to(dtype) for tensor in (u, delta, A, B, C))
+        h = u.new_zeros(u.shape[0], *A.shape, dtype=dtype) if state is None else state.to(dtype)
+        if reverse:
+            x, step, into, out = (tensor.flip(1) for tensor in (x, step, into, out))
+        if form == "reference":
+            y, h = selective_scan_reference(x, step, decay, into, out, None, h)
+        else:
+            y, h = _ChunkedScan.apply(x, step, decay, into, out, h)
+        if reverse:
+            y = y.flip(1)
+        if D is not None:
+            y = y + D.to(dtype) * u
+    return y.to(u.dtype), h
+
+
+def selective_scan_step(
+    u_t: Float[Tensor, "b d"],
+    delta_t: Float[Tensor, "b d"],
+    A: Float[Tensor, "d n"],
+    B_t: Float[Tensor, "b n"],
+    C_t: Float[Tensor, "b n"],
+    D: Float[Tensor, "d"] | None,
+    state: Float[Tensor, "b d n"],
+) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d n"]]:
+    """One step of the recurrence: the output and the next state. Arguments as in `selective_scan`, without time."""
+    decay = torch.exp(delta_t[:, :, None] * A)  # b d n
+    state = decay * state + (delta_t * u_t)[:, :, None] * B_t[:, None, :]
+    y = (state * C_t[:, None, :]).sum(2)  # b d
+    return (y if D is None else y + D * u_t), state
+
+
+def selective_scan_reference(
+    u: Float[Tensor, "b t d"],
+    delta: Float[Tensor, "b t d"],
+    A: Float[Tensor, "d n"],
+    B: Float[Tensor, "b t n"],
+    C: Float[Tensor, "b t n"],
+    D: Float[Tensor, "d"] | None = None,
+    state: Float[Tensor, "b d n"] | None = None,
+) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b d n"]]:
+    """`selective_scan` forward in time as a plain fold of `selective_scan_step`, in the dtype it is given."""
+    h = u.new_zeros(u.shape[0], *A.shape) if state is None else state
+    outputs = []
+    for t in range(u.shape[1]):
+        y, h = selective_scan_step(u[:, t], delta[:, t], A, B[:, t], C[:, t], D, h)
+        outputs.append(y)
+    return torch.stack(outputs, 1), h
+
+
+def _states(delta: Tensor, driven: Tensor, A: Tensor, B: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    """Decays and states of a chunk, time first: (t, b, d, n) both; `driven` is delta * u."""
+    decays = torch.exp(delta.unsqueeze(-1) * A)  # t b d n
+    states = driven.unsqueeze(-1) * B.unsqueeze(2)  # t b d n
+    for t in range(len(states)):
+        h = states[t].addcmul_(decays[t], h)
+    return decays, states
+
+
+class _ChunkedScan(torch.autograd.Function):
+    """y_t = <h_t, C_t> and the last state; of the states, only the one before each chunk is kept for the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        step, driven, into, out = (x.transpose(0, 1).contiguous() for x in (delta, delta * u, B, C))  # t b .
+        starts, outputs, h = [], [], state
+        for i in range(0, len(step), CHUNK):
+            part = slice(i, i + CHUNK)
+            starts.append(h)
+            _, states = _states(step[part], driven[part], A, into[part], h)
+            outputs.append(torch.matmul(states, out[part].unsqueeze(-1)).squeeze(-1))  # t b d
+            h = states[-1].clone()
+        ctx.save_for_backward(u, delta, A, B, C, *starts)
+        return torch.cat(outputs).transpose(0, 1).contiguous(), h
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+        grad_y, carried = grads  # carried: gradient of the state after the current step, from all later steps
+        u, delta, A, B, C, *starts = ctx.saved_tensors
+        step, x, into, out, gy = (z.transpose(0, 1).contiguous() for z in (delta, u, B, C, grad_y))
+        driven = step * x
+        grad_A = torch.zeros_like(A)
+        pieces: list[tuple[Tensor, ...]] = []
+        for number in reversed(range(len(starts))):
+            part = slice(number * CHUNK, (number + 1) * CHUNK)
+            decays, states = _states(step[part], driven[part], A, into[part], starts[number])
+            before = torch.cat([starts[number].unsqueeze(0), states[:-1]])  # the state that each step found
+            grad_h = gy[part].unsqueeze(-1) * out[part].unsqueeze(2)  # t b d n
+            for t in reversed(range(len(grad_h))):
+                carried = grad_h[t].add_(carried) * decays[t]
+            grad_out = torch.matmul(gy[part].unsqueeze(2), states).squeeze(2)  # t b n
+            grad_into = torch.matmul(driven[part].unsqueeze(2), grad_h).squeeze(2)  # t b n
+            grad_driven = torch.matmul(grad_h, into[part].unsqueeze(-1)).squeeze(-1)  # t b d
+            exponent = grad_h.mul_(before).mul_(decays)  # gradient of delta * A
+            grad_A += (exponent * step[part].unsqueeze(-1)).sum((0, 1))
+            grad_step = (exponent * A).sum(-1) + grad_driven * x[part]
+            pieces.append((grad_driven * step[part], grad_step, grad_into, grad_out))
+        grad_u, grad_delta, grad_B, grad_C = (
+            torch.cat(parts).transpose(0, 1) for parts in zip(*reversed(pieces), strict=True)
+        )
+        return grad_u, grad_delta, grad_A, grad_B, grad_C, carried

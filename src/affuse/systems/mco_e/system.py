@@ -1,0 +1,214 @@
+"""MCO-E Net: expressions of a single eye, from an RGB camera and an event camera.
+
+Paper: "MCO-E Net: Multi-modal Collaborative Optimization and Expansion Network for Event-assisted Single-eye Expression
+Recognition", 2025. Read it with this file, mjos.py (section 3.3.1), fusion.py (3.3.2) and parts/experts.py (3.4).
+
+====================  ================================  ==========================
+in the paper          here                              shape
+====================  ================================  ==========================
+F, E                  tokens["rgb"], tokens["event"]    (r, t, d), r rows that have it
+MJOS, Algorithm 1     `JointMamba`                      (r, t, d) -> (r, t, d)
+y_RGB, y_Event        tokens, after `JointMamba`        (r, t, d)
+MCIB, alpha, H        `MCIB`, aux["alpha"], fused       (b, t), (b, t, d)
+HCE-MoE, H', G        `HeterogeneousExperts`, `Routing` (b, e)
+====================  ================================  ==========================
+
+Deviations from the paper, each a setting (config.py) or argued in the ledger: layer normalisation before the scan
+(`pre_norm`), a 4 x 4 grid a frame (`frame_grid`), the small encoder; M on log(-A) in the rows of Table 3 that mix A.
+
+Absent means absent: an encoder runs over the rows that have its modality; learned constants stand in for an absent partner's
+B, C and query; alpha is then forced to the modality that is there.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from affuse.parts.encoders import ImageEncoder, grid_pool
+from affuse.parts.experts import HeterogeneousExperts, Routing, balance_loss
+from affuse.systems.mco_e.config import Config
+from affuse.systems.mco_e.fusion import MCIB, added
+from affuse.systems.mco_e.mjos import JointMamba, Rows
+from affuse.types import AffuseError, Batch, Output, System, Task
+
+
+class MCOENet(System):
+    """MCO-E Net (see the head of this file).
+
+    Inputs: ``rgb`` (b, t, c, h, w) and ``event`` (b, t, c, h, w), the same t. `Output.weights` holds ``modality`` (b, m), from
+    alpha averaged over the tokens, and ``expert`` (b, e); `Output.aux` holds ``alpha`` (b, tokens), the weight of RGB in each
+    token (rows without an answer are 0), and ``router_probabilities`` (b, e).
+
+    It answers over windows of a clip: pooling, router and backward scan need the whole clip, also where `causal` keeps the
+    tokens from looking ahead.
+
+    Args:
+        config: settings.
+        task: what is predicted.
+
+    Raises:
+        AffuseError: a setting is impossible.
+    """
+
+    Config: ClassVar[type] = Config
+    streaming: ClassVar[Literal["step", "window"]] = "window"
+    config: Config
+
+    def __init__(self, config: Config, task: Task) -> None:
+        super().__init__()
+        self.config, self.task, self.modalities = config, task, tuple(config.modalities)
+        self.trunk: nn.Module = PaperTrunk(config)
+        self.head: nn.Module
+        width = config.d_model
+        if config.head == "hce_moe":
+            self.head = HeterogeneousExperts(
+                width,
+                task.outputs,
+                config.expert_types,
+                config.experts,
+                config.top_k,
+                config.heads,
+                config.deep_layers,
+                config.dropout,
+            )
+        elif config.head == "linear":
+            self.head = nn.Linear(width, task.outputs)
+        else:
+            wide = [nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(config.dropout)]
+            self.head = nn.Sequential(*wide, nn.Linear(4 * width, task.outputs))
+
+    def forward(self, batch: Batch) -> Output:
+        has = {name: batch.has(name) for name in self.modalities}
+        answered = torch.stack(list(has.values())).any(0)  # b
+        clips = {name: self._clips(batch, name) for name in self.modalities if has[name].any()}
+        if not clips:
+            return self._no_answer(answered)
+        rows = {name: has[name][answered] for name in clips}
+        fused, alpha = self.trunk(clips, rows)  # r t d, r t
+        routing: Routing | None = None
+        if isinstance(self.head, HeterogeneousExperts):
+            logits, routing = self.head(fused)
+        else:
+            logits = self.head(fused.mean(1))
+
+        def everywhere(values: Tensor, fill: float) -> Tensor:
+            if len(values) == len(answered):
+                return values
+            full = values.new_full((len(answered), *values.shape[1:]), fill)
+            full[answered] = values
+            return full
+
+        share = alpha.mean(1)  # r
+        by_name = {"rgb": share, "event": 1 - share}
+        weights = {"modality": everywhere(torch.stack([by_name[name] for name in self.modalities], 1), 0.0)}
+        aux = {"alpha": everywhere(alpha, 0.0)}
+        if routing is not None:
+            weights["expert"] = everywhere(routing.weights, 0.0)
+            aux["router_probabilities"] = everywhere(routing.probabilities, 0.0)
+        return Output(everywhere(logits, torch.nan), answered, weights, aux=aux)
+
+    def loss(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy, or the mean squared error of a regression, and the balance of the experts where it is weighted.
+
+        Raises:
+            AffuseError: the batch has no targets.
+        """
+        if batch.target is None:
+            raise AffuseError("the batch has no targets, so there is no loss: give every training sample a target")
+        known = torch.isfinite(batch.target) if batch.target.is_floating_point() else batch.target >= 0
+        rows = output.answered & known
+        terms: dict[str, Tensor] = {}
+        if not rows.any():
+            # Nothing to learn from: a zero that may still be differentiated.
+            return {"total": 0.0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()}
+        if self.task.kind == "classification":
+            terms["cross_entropy"] = functional.cross_entropy(output.logits[rows], batch.target[rows])
+        else:
+            terms["mse"] = functional.mse_loss(output.value[rows], batch.target[rows].to(output.logits.dtype))
+        total = sum(terms.values(), torch.zeros((), device=output.logits.device))
+        if self.config.balance_weight > 0 and "expert" in output.weights:
+            routing = Routing(output.aux["router_probabilities"][rows], output.weights["expert"][rows])
+            terms["balance"] = balance_loss(routing)
+            total = total + self.config.balance_weight * terms["balance"]
+        return {**terms, "total": total}
+
+    def spatial_layer(self, modality: str) -> nn.Module:
+        """The module whose output, ((rows * t), d, y, x), is the last map of features of a modality: for Grad-CAM.
+
+        Raises:
+            AffuseError: the system does not read this modality.
+        """
+        if modality not in self.modalities:
+            raise AffuseError(f"this system reads {', '.join(self.modalities)}, not {modality!r}")
+        return self.trunk.spatial_layer(modality)  # type: ignore[operator]
+
+    def _clips(self, batch: Batch, name: str) -> Tensor:
+        """The clips (r, t, c, h, w) of the rows that have this modality."""
+        if name in batch.lengths and batch.lengths[name][batch.has(name)].unique().numel() > 1:
+            raise AffuseError(
+                f"modality {name!r}: clips of one batch have different numbers of frames; make them equal"
+            )
+        clips = batch.inputs[name][batch.has(name)]
+        if clips.ndim != 5 or clips.shape[2] != self.config.channels(name):
+            raise AffuseError(
+                f"modality {name!r}: expected (b, t, {self.config.channels(name)}, h, w), got "
+                f"{tuple(batch.inputs[name].shape)}; set {name}_channels or mend the data"
+            )
+        return clips
+
+    def _no_answer(self, answered: Tensor) -> Output:
+        b, c = len(answered), self.task.outputs
+        some = next(self.parameters())
+        weights = {"modality": some.new_zeros(b, len(self.modalities))}
+        if isinstance(self.head, HeterogeneousExperts):
+            weights["expert"] = some.new_zeros(b, len(self.head.experts))
+        return Output(some.new_full((b, c), torch.nan).detach(), answered, weights)
+
+
+class PaperTrunk(nn.Module):
+    """Encoders, MCO-Mamba (MJOS and MCIB): from clips to the fused tokens H, by the paper."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        names = config.modalities
+        self.encoders = nn.ModuleDict(
+            {
+                name: ImageEncoder(config.encoder, config.channels(name), config.pretrained, config.encoder_weights)
+                for name in names
+            }
+        )
+        cells = config.frame_grid**2 if config.tokens == "frame" else 1
+        self.project = nn.ModuleDict(
+            {name: nn.Linear(self._encoder(name).width * cells, config.d_model) for name in names}
+        )
+        self.mamba = nn.ModuleList(JointMamba(config) for _ in range(config.layers if config.mamba else 0))
+        both = len(names) == 2 and config.mcib
+        self.mcib = MCIB(config.d_model, config.heads, config.gate_scale, config.causal) if both else None
+
+    def _encoder(self, name: str) -> Any:
+        return self.encoders[name]
+
+    def spatial_layer(self, modality: str) -> nn.Module:
+        return self._encoder(modality).last_map()
+
+    def tokens(self, name: str, clips: Float[Tensor, "r f c h w"]) -> Float[Tensor, "r t d"]:
+        """F or E: a token a frame, or one a position of each frame, frame after frame."""
+        maps = self._encoder(name)(clips)  # r f d y x
+        if self.config.tokens == "frame":
+            return self.project[name](grid_pool(maps, self.config.frame_grid))
+        return self.project[name](maps.permute(0, 1, 3, 4, 2).flatten(1, 3))
+
+    def forward(self, clips: dict[str, Tensor], rows: Rows) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t"]]:
+        tokens = {name: self.tokens(name, value) for name, value in clips.items()}
+        if len({value.shape[1] for value in tokens.values()}) > 1:
+            shapes = {name: tuple(value.shape[1:]) for name, value in clips.items()}
+            raise AffuseError(f"the modalities of a clip must have the same frames and sizes; got {shapes}")
+        for layer in self.mamba:
+            tokens = layer(tokens, rows)
+        return self.mcib(tokens, rows) if self.mcib is not None else added(tokens, rows)
