@@ -89,9 +89,13 @@ def has_errors(report: Mapping[str, Any]) -> bool:
 
 
 def active_forms() -> dict[str, str]:
-    """Which form of each operation runs here, and why not a faster one; a run keeps this beside its numbers."""
+    """Which form of each operation runs here, why, and when another one would; a run keeps this beside its numbers."""
     form, reason = selective_scan.active_form()
-    return {"selective_scan": f"{form}: {reason}"}
+    other = "reference" if form == "chunked" else "chunked"
+    return {
+        "selective_scan": f"{form} ({reason}); {other} is off: AFFUSE_SCAN={other} chooses it",
+        "expert dispatch": "sparse: only selected experts run; dense is off: exported graphs take it",
+    }
 
 
 def check_see(root: str | Path, counts: dict[str, Any] | None = None) -> list[Finding]:
@@ -225,7 +229,8 @@ def _extras() -> dict[str, Any]:
 
 def _device() -> dict[str, Any]:
     cuda = torch.cuda.is_available()
-    name = torch.cuda.get_device_name(0) if cuda else f"CPU only ({platform.machine()})"
+    why = "this torch is a CPU build" if torch.version.cuda is None else "torch finds no CUDA device"
+    name = torch.cuda.get_device_name(0) if cuda else f"CPU ({platform.machine()}); no GPU: {why}"
     return {"cuda": cuda, "name": name, "threads": torch.get_num_threads()}
 
 

@@ -8,6 +8,7 @@ import torch
 
 from affuse import AffuseError, Batch
 from affuse.data.nmnist import NMNIST, count_images
+from affuse.signals.events import Events, read_events
 
 REAL = Path(os.environ.get("AFFUSE_DATA", Path(__file__).parents[2] / "../shared/data")) / "nmnist"
 PARTS = ("train", "validation", "test")
@@ -98,6 +99,17 @@ def test_unreadable_recordings_are_counted_named_and_stop_the_run_where_too_many
         NMNIST(str(tmp_path), max_bad_fraction=0.0).splits(0)
     facts = NMNIST(str(tmp_path), max_bad_fraction=0.1).splits(0).facts
     assert facts["bad"] == 1 and facts["bad_names"][0].startswith("7:")
+
+
+def test_a_recording_from_elsewhere_gives_the_sample_that_the_data_set_would(small: Path) -> None:
+    config = NMNIST(str(small))
+    known = config.splits(0).test[0]
+    [sample] = config.event_clips(read_events(small / f"{known.meta['id']}.bs2"))
+    assert torch.equal(sample.inputs["event"], known.inputs["event"]) and sample.target is None
+    empty = np.zeros(0, np.int64)
+    assert config.event_clips(Events(empty, empty, empty, empty, 34, 34)) == []
+    with pytest.raises(AffuseError, match="346 x 260"):
+        config.event_clips(Events(empty, empty, empty, empty, 346, 260))
 
 
 @needs_real

@@ -77,7 +77,7 @@ def test_a_crop_is_centred_and_repeats_the_edge_beyond_the_frame() -> None:
     rows, columns = np.nonzero(crop[..., 0] > 127)
     assert abs(rows.mean() - 19.5) < 0.6 and abs(columns.mean() - 19.5) < 0.6 and 40 <= len(rows) <= 100
     ramp = np.broadcast_to(np.linspace(0, 200, 80).astype(np.uint8)[None, :, None], (60, 80, 3)).copy()
-    assert (crop_eye(ramp, EyeBox(80.0, 30.0, 20.0), 10)[:, -3:] == 200).all()
+    assert (crop_eye(ramp, EyeBox(80.0, 30.0, 20.0), 20)[:, -9:] == 200).all()
     assert crop_eye(ramp, EyeBox(40.0, 30.0, 50.0), 10).shape == (10, 10, 3)
 
 
