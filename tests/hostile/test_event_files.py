@@ -73,8 +73,8 @@ def test_files_cut_at_any_byte(suffix, content, tmp_path):
         assert part is None or len(part) <= len(whole)
 
 
-@pytest.mark.parametrize(("make", "suffix", "stride"), [(npz_bytes, ".npz", 1), (hdf5_bytes, ".h5", 23)])
-def test_archives_cut_at_any_byte(make, suffix, stride, tmp_path):
+@pytest.mark.parametrize(("make", "suffix", "stride"), [(npz_bytes, ".npz", 3), (hdf5_bytes, ".h5", 23)])
+def test_archives_cut_at_many_bytes(make, suffix, stride, tmp_path):
     content = make(tmp_path)
     file = tmp_path / f"cut{suffix}"
     for length in range(0, len(content), stride):
@@ -82,13 +82,22 @@ def test_archives_cut_at_any_byte(make, suffix, stride, tmp_path):
         sound_or_named(file)
 
 
-@pytest.mark.parametrize("policy", ["raise", "drop"])
-def test_a_cut_aedat4_recording(policy, real_data, tmp_path):
+def test_a_cut_or_damaged_aedat4_recording(real_data, tmp_path):
     pytest.importorskip("aedat")
-    content = (real_data / "events" / "sample.aedat4").read_bytes()
+    source = real_data / "events" / "sample.aedat4"
+    if not source.is_file():
+        pytest.skip("no recording sample.aedat4")
+    content = source.read_bytes()
     file = tmp_path / "cut.aedat4"
-    for length in (12, 14, 40, 500, 5_000, 100_001, len(content) - 3):
+    for length in (12, 14, 500, 100_001, len(content) - 3):
         file.write_bytes(content[:length])
+        sound_or_named(file)
+    rng = np.random.default_rng(1)
+    for _ in range(4):
+        damaged = bytearray(content)
+        for at in rng.integers(0, 3000, 4):
+            damaged[at] = rng.integers(0, 256)
+        file.write_bytes(damaged)
         sound_or_named(file)
 
 
@@ -107,7 +116,6 @@ def test_random_bytes(tmp_path_factory, suffix, content):
             (".raw", b"% evt 2.0\n"),
             (".raw", b"% evt 3.0\n"),
             (".dat", b"% Version 2\n\x00\x08"),
-            (".aedat4", b"#!AER-DAT4.0\r\n"),
         ]
     ),
     st.binary(max_size=200),

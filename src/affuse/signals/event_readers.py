@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import os
+import subprocess
+import sys
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -160,31 +164,45 @@ def _nmnist(file: Path) -> Decoded:
 
 
 def _aedat4(file: Path) -> Decoded:
-    if not file.read_bytes()[:12] == b"#!AER-DAT4.0":
-        raise AffuseError("it does not start with '#!AER-DAT4.0': not an AEDAT 4 file")
-    try:
-        aedat = importlib.import_module("aedat")
-    except ImportError:
-        raise AffuseError("reading AEDAT 4 needs a package: pip install 'affuse[events]'") from None
-    packets: list[Array] = []
-    size: tuple[int, int] | None = None
-    try:
-        decoder = aedat.Decoder(str(file))
-        for stream in decoder.id_to_stream().values():
-            if stream["type"] == "events" and size is None:
-                size = int(stream["width"]), int(stream["height"])
-        packets.extend(packet["events"] for packet in decoder if "events" in packet)
-    except (KeyboardInterrupt, SystemExit, MemoryError):
-        raise
-    except BaseException as error:  # a panic of the decoder's Rust code is no Exception
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise AffuseError(f"cannot be decoded, so it is truncated or damaged ({reason})") from None
-    if not packets:
-        nothing = np.zeros(0, np.int64)
-        return Decoded(nothing, nothing, nothing, nothing > 0, "AEDAT 4", size)
-    events = np.concatenate(packets)
-    t, x, y = (events[name].astype(np.int64) for name in "txy")
-    return Decoded(t, x, y, events["on"].astype(bool), "AEDAT 4", size)
+    with file.open("rb") as stream:
+        if stream.read(12) != b"#!AER-DAT4.0":
+            raise AffuseError("it does not start with '#!AER-DAT4.0': not an AEDAT 4 file")
+    if importlib.util.find_spec("aedat") is None:
+        raise AffuseError("reading AEDAT 4 needs a package: pip install 'affuse[events]'")
+    # In a process of its own: on some damaged files the decoder's Rust code aborts the process that called it.
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "events.npz"
+        command = [sys.executable, "-I", "-c", _DECODE_AEDAT4, str(file.resolve()), str(target)]
+        try:
+            ended = subprocess.run(command, capture_output=True, timeout=600, check=False)
+        except subprocess.TimeoutExpired:
+            raise AffuseError("its decoder did not come to an end: it is damaged, or must be cut") from None
+        if ended.returncode != 0:
+            told = ended.stdout.decode(errors="replace").splitlines()
+            reason = f" ({told[-1]})" if told else ""
+            raise AffuseError(f"cannot be decoded, so it is truncated or damaged{reason}")
+        with np.load(target, allow_pickle=False) as stored:
+            t, x, y, positive, size = (stored[name] for name in ("t", "x", "y", "on", "size"))
+    return Decoded(t, x, y, positive, "AEDAT 4", (int(size[0]), int(size[1])) if len(size) else None)
+
+
+_DECODE_AEDAT4 = """
+import sys
+import aedat, numpy
+try:
+    decoder = aedat.Decoder(sys.argv[1])
+    streams = [stream for stream in decoder.id_to_stream().values() if stream["type"] == "events"]
+    size = [streams[0]["width"], streams[0]["height"]] if streams else []
+    packets = [packet["events"] for packet in decoder if "events" in packet]
+except BaseException as error:  # a panic of Rust code is no Exception
+    print(" ".join(str(error).split())[:200], flush=True)
+    sys.exit(1)
+columns = {}
+for name, kind in (("t", "int64"), ("x", "int64"), ("y", "int64"), ("on", "bool")):
+    parts = [packet[name].astype(kind) for packet in packets]
+    columns[name] = numpy.concatenate(parts) if parts else numpy.zeros(0, kind)
+numpy.savez(sys.argv[2], size=numpy.array(size, dtype="int64"), **columns)
+"""
 
 
 def _hdf5(file: Path) -> Decoded:
