@@ -1,3 +1,4 @@
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,6 +9,10 @@ import pytest
 from affuse import AffuseError
 from affuse.signals.events import read_events
 from affuse.signals.video import read_video, simulate_events_of_video
+
+# The matrix of a track header (ISO 14496-12, 8.3.2): x' = -y + height, y' = x.
+ONE = 1 << 16
+TURNED_CLOCKWISE = (0, ONE, 0, -ONE, 0, 0, 48 * ONE, 0, 1 << 30)
 
 
 def write_video(path: Path, frames: int = 20, fps: int = 25) -> Path:
@@ -44,6 +49,18 @@ def test_stride_and_max_frames_thin_and_stop(video: Path) -> None:
     assert [frame.time_us for frame in read_video(video, max_frames=2, stride=3)] == [0, 120_000]
     with pytest.raises(AffuseError, match="stride"):
         read_video(video, stride=0)
+
+
+def test_a_video_that_a_phone_took_upright_is_turned(video: Path, tmp_path: Path) -> None:
+    content = video.read_bytes()
+    start = content.index(b"tkhd")
+    as_is, turned = (struct.pack(">9i", *m) for m in ((ONE, 0, 0, 0, ONE, 0, 0, 0, 1 << 30), TURNED_CLOCKWISE))
+    path = tmp_path / "phone.mp4"
+    path.write_bytes(content[:start] + content[start:].replace(as_is, turned, 1))
+    image = next(iter(read_video(path))).image
+    assert image.shape == (64, 48, 3)
+    assert np.array_equal(image, np.rot90(next(iter(read_video(video))).image, -1))  # the bar at the left is now on top
+    assert image[2].mean() > 200 > 100 > image[-2].mean()
 
 
 def test_a_video_can_be_left_before_its_end(video: Path) -> None:
