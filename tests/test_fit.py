@@ -64,7 +64,7 @@ def test_a_run_holds_everything(tmp_path: Path) -> None:
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    out = fit.fit(recipe("--training.epochs", "8", "--training.lr", "0.003"), tmp_path / "run", progress=False)
+    out = fit.fit(recipe("--training.epochs", "24", "--training.lr", "0.003"), tmp_path / "run", progress=False)
     assert json.loads((out / runs.METRICS).read_text())["war"]["value"] > 0.8
 
 

@@ -131,9 +131,11 @@ def _events(arguments: argparse.Namespace, _: list[str]) -> int:
         for key, value in describe(read_events(arguments.target)).items():
             print(f"{key}: {value}")
         return 0
-    from affuse.event_camera import record
+    from affuse.signals.video import simulate_events_of_video
 
-    events = record(arguments.source, arguments.target, threshold=arguments.threshold, seed=arguments.seed)
+    events = simulate_events_of_video(
+        arguments.source, arguments.target, threshold=arguments.threshold, seed=arguments.seed
+    )
     print(
         f"{arguments.target}: {len(events)} events, {events.duration_us / 1e6:.3f} s, {events.width} x {events.height}"
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
-from torch.utils.data import DataLoader, Dataset
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from affuse import doctor, metrics, runs
 from affuse.data.splits import Splits
@@ -94,6 +96,7 @@ def _train(
     with warnings.catch_warnings():
         # Lightning's hints about worker counts and log intervals are not the user's business here.
         warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
         trainer = pl.Trainer(
@@ -115,7 +118,7 @@ def _train(
         try:
             trainer.fit(
                 module,
-                loader(_Indexed(splits.train), shuffle=True, collate_fn=collate),
+                loader(_Indexed(splits.train), sampler=Shuffled(len(splits.train), training.seed), collate_fn=collate),
                 loader(_Indexed(selection), collate_fn=collate),
                 ckpt_path=checkpoint,
                 weights_only=True,
@@ -125,8 +128,6 @@ def _train(
             runs.write_json(out / runs.RUN, {**info, "status": "interrupted", "seconds": time.monotonic() - started})
             raise KeyboardInterrupt from None
     if (out / runs.WEIGHTS).is_file():
-        from safetensors.torch import load_file
-
         system.load_state_dict(load_file(out / runs.WEIGHTS))
     write_evaluation(out, system.cpu().eval(), splits, training.batch_size)
     info = {**info, "status": "complete", "seconds": round(time.monotonic() - started, 1)}
@@ -148,6 +149,26 @@ class _Indexed(Dataset[Sample]):
         return self.source[index]
 
 
+class Shuffled(Sampler[int]):
+    """A new order each epoch. All randomness of an epoch (order, crops, dropout) follows from the seed and its number, so
+    that a resumed run repeats it exactly; hence the seeding at the moment when an epoch's first sample is asked for.
+    """
+
+    def __init__(self, n: int, seed: int):
+        self.n, self.seed, self.epoch = n, seed, 0
+
+    def __len__(self) -> int:
+        return self.n
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning's trainer calls this before each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        torch.manual_seed(self.seed * 100_003 + self.epoch)
+        return iter(torch.randperm(self.n).tolist())
+
+
 class Fitting(pl.LightningModule):
     """A system under training: its loss, optimiser and schedule, and which epoch is kept."""
 
@@ -166,8 +187,6 @@ class Fitting(pl.LightningModule):
         return batch.to(device)
 
     def on_train_epoch_start(self) -> None:
-        # All randomness of an epoch follows from the seed and its number: a resumed run repeats it exactly.
-        torch.manual_seed(self.training_settings.seed * 100_003 + self.current_epoch)
         self.losses = {}
 
     def training_step(self, batch: Batch, _: int) -> torch.Tensor:

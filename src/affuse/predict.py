@@ -18,11 +18,10 @@ from affuse import runs
 from affuse.evaluate import rounded
 from affuse.signals.clips import ClipSpec, event_clip, rgb_clip
 from affuse.signals.events import linear_luminance, read_events, simulate_events
-from affuse.signals.face import EyeTrack, crop_eye, track_step
-from affuse.signals.video import read_video
+from affuse.signals.face import eye_crops
+from affuse.signals.video import VIDEO_SUFFIXES, read_video
 from affuse.types import AffuseError, Batch, Sample
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".flv")
 EVENT_SUFFIXES = (".bin", ".bs2", ".raw", ".dat", ".aedat4", ".h5", ".hdf5", ".npz", ".txt")
 
 
@@ -66,7 +65,7 @@ def _answer(run: runs.Run, spec: ClipSpec | None, file: Path) -> dict[str, Any]:
 
 def _clips_of_video(file: Path, spec: ClipSpec) -> tuple[list[Sample], str]:
     """Clips of the eye in a video, or the reason why there are none."""
-    crops, times_us, found = _eye_crops(file, spec.size)  # t s s 3, t, t
+    crops, times_us, found = eye_crops(read_video(file), spec.size)  # t s s 3, t, t
     if not found.any():
         return [], f"no face with an eye in any of {len(found)} frames"
     events = simulate_events(linear_luminance(crops), times_us)
@@ -79,21 +78,6 @@ def _clips_of_video(file: Path, spec: ClipSpec) -> tuple[list[Sample], str]:
         "" if clips else f"an eye was found in {int(found.sum())} of {len(found)} frames, never through a whole clip"
     )
     return clips, reason
-
-
-def _eye_crops(file: Path, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
-    """The eye in each frame (t, size, size, 3), its time, and whether one was found; the last crop stands where none was."""
-    track = EyeTrack()
-    crops: list[NDArray[np.uint8]] = []
-    times_us: list[int] = []
-    found: list[bool] = []
-    empty = np.zeros((size, size, 3), dtype=np.uint8)
-    for time_us, image in read_video(file):
-        box, track = track_step(image, track)
-        crops.append(crop_eye(image, box, size) if box is not None else crops[-1] if crops else empty)
-        times_us.append(time_us)
-        found.append(box is not None)
-    return np.stack(crops), np.array(times_us, dtype=np.int64), np.array(found, dtype=np.bool_)
 
 
 def _windows(times_us: NDArray[np.int64], spec: ClipSpec) -> Iterator[NDArray[np.int64]]:

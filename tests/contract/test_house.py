@@ -90,7 +90,7 @@ def test_there_are_recipes() -> None:
         ("--system.d_modle 3", "d_model"),
         ("--training.epoch 3", "epochs"),
         ("--dta.root x", "data"),
-        ("--data.nam x", "name"),
+        ("--data.lenght 3", "length"),
     ],
 )
 def test_an_unknown_key_is_an_error_that_names_the_nearest(override: str, nearest: str) -> None:
