@@ -135,7 +135,11 @@ def test_modality_dropout_takes_one_of_several() -> None:
     ],
 )
 def test_bad_input_is_one_line_and_a_non_zero_exit(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(arguments) == 1

@@ -27,7 +27,7 @@ from torch.autograd.function import once_differentiable
 from affuse.types import AffuseError
 
 Form = Literal["auto", "reference", "chunked"]
-CHUNK = 64  # steps whose states are held at once
+CHUNK = 16  # steps whose states are held at once; more leave the cache of a CPU and are slower
 
 
 def active_form() -> tuple[str, str]:

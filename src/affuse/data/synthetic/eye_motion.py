@@ -67,12 +67,12 @@ def draw_motion(
     """
     length = float(times_s[-1])
     strength = rng.uniform(*intensity)
-    onset = rng.uniform(0.16, 0.34) * length
-    apex_end = rng.uniform(0.62, 1.1) * length  # beyond the end: the take stops before the face relaxes
+    onset = rng.uniform(-0.35, 0.45) * length
+    apex_end = max(onset + 0.4, rng.uniform(0.55, 1.3) * length)  # beyond the end: it stops before the face relaxes
     units = {unit: np.zeros(len(times_s), np.float32) for unit in ACTION_UNITS}
     starts = []
     for unit, weight in EXPRESSIONS[expression].items():
-        level = np.clip(strength * weight * rng.uniform(0.65, 1.25), 0, 1)
+        level = np.clip(strength * weight * rng.uniform(0.75, 1.2), 0, 1)
         start = onset + rng.uniform(0, 0.1)
         starts.append(start)
         rise, fall = rng.uniform(0.15, 0.4), rng.uniform(0.25, 0.5)
@@ -113,7 +113,7 @@ def _gaze(times_s: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.
 
 def _head(times_s: NDArray[np.float64], size: float, rng: np.random.Generator) -> NDArray[np.float32]:
     """Where the face sits, a slow sway and a tremor of a few hertz."""
-    shift = np.tile(rng.normal(0, 0.06, 2), (len(times_s), 1))
+    shift = np.tile(rng.normal(0, 0.025, 2), (len(times_s), 1))
     for rate_hz, share in ((0.4, 1.0), (1.3, 0.5), (4.0, 0.15)):
         phase = 2 * np.pi * (rate_hz * rng.uniform(0.7, 1.3) * times_s[:, None] + rng.random(2))
         shift += size * share * rng.normal(0, 1, 2) * np.sin(phase)

@@ -8,13 +8,14 @@ does not turn, so curves are functions of x alone, and only coverages are images
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from affuse.data.synthetic.eye_motion import Motion
 
-Image = NDArray[np.float32]
+Image = NDArray[np.floating[Any]]
 EYE_Y, BROW_Y = 0.24, -0.34  # centres of the lids and of the brow
 
 
@@ -52,16 +53,16 @@ def draw_subject(rng: np.random.Generator) -> Subject:
         iris=(irises[rng.integers(4)] * rng.uniform(0.8, 1.2)).astype(np.float32),
         brow=(np.array([1.3, 1.0, 0.8]) * (dark + fair)).astype(np.float32),
         eye_width=rng.uniform(0.56, 0.68),
-        upper=rng.uniform(0.2, 0.29),
-        lower=rng.uniform(0.12, 0.17),
-        tilt=rng.normal(0, 0.04),
-        brow_y=rng.normal(0, 0.055),
-        brow_tilt=rng.normal(0, 0.045),
-        brow_arch=rng.uniform(0.04, 0.16),
+        upper=rng.uniform(0.23, 0.28),
+        lower=rng.uniform(0.14, 0.17),
+        tilt=rng.normal(0, 0.025),
+        brow_y=rng.normal(0, 0.03),
+        brow_tilt=rng.normal(0, 0.03),
+        brow_arch=rng.uniform(0.06, 0.13),
         brow_thickness=rng.uniform(0.07, 0.12),
         iris_radius=rng.uniform(0.2, 0.24),
         crease=rng.uniform(0.07, 0.14),
-        wrinkles=rng.beta(1.5, 4),
+        wrinkles=rng.beta(1.5, 6),
         texture=waves.astype(np.float32),
     )
 
@@ -94,7 +95,7 @@ def render(subject: Subject, motion: Motion, size: int, *, pupil: float = 0.45) 
     # The opening between the lids, and the eyeball in it.
     inside = np.clip(1 - (x / subject.eye_width) ** 2, 0, 1)  # t 1 w
     open_share = 1 - au[45]
-    high = subject.upper * np.clip(1 + 0.42 * au[5] - 0.2 * au[7] - 0.5 * au[43] - 0.12 * au[6] - 0.1 * au[4], 0.1, 2)
+    high = subject.upper * np.clip(1 + 0.55 * au[5] - 0.2 * au[7] - 0.5 * au[43] - 0.12 * au[6] - 0.1 * au[4], 0.1, 2)
     low = subject.lower * np.clip(1 + 0.1 * au[5] - 0.5 * au[7] - 0.65 * au[6] - 0.3 * au[9], 0.05, 2)
     axis = EYE_Y + subject.tilt * x
     low_curve = axis + low * inside
@@ -141,8 +142,8 @@ def _brow(subject: Subject, x: Image, au: dict[int, Image]) -> tuple[Image, Imag
     """Middle (t, 1, w) and half thickness of the brow."""
     inner, outer = 1 / (1 + np.exp((x + 0.15) / 0.18)), 1 / (1 + np.exp(-(x - 0.15) / 0.18))
     rest = BROW_Y + subject.brow_y + subject.brow_tilt * x - subject.brow_arch * (1 - ((x - 0.2) / 0.9) ** 2)
-    lowered = au[4] * (0.09 + 0.12 * inner) + au[9] * (0.03 + 0.09 * inner) + 0.04 * au[6] * outer
-    raised = au[1] * (0.19 * inner + 0.04) + au[2] * (0.19 * outer + 0.04)
+    lowered = au[4] * (0.13 + 0.14 * inner) + au[9] * (0.02 + 0.1 * inner) + 0.06 * au[6] * outer
+    raised = au[1] * (0.27 * inner + 0.03) + au[2] * (0.25 * outer + 0.05)
     start = -0.78 - 0.1 * au[4]  # the corrugator draws the brows together
     taper = np.clip((x - start) / 0.12, 0, 1) * np.clip((0.86 - x) / 0.7, 0, 1) ** 0.6
     return (rest + lowered - raised).astype(np.float32), (subject.brow_thickness * taper).astype(np.float32)
@@ -155,17 +156,17 @@ def _folds(subject: Subject, x: Image, y: Image, au: dict[int, Image], pixel: fl
     top = EYE_Y + subject.tilt * x - (subject.upper + subject.crease * (1 - 0.4 * au[5])) * inside**0.7
     folds = [0.35 * _line(y - top, 0.02, pixel) * (inside > 0)]
     pouch = EYE_Y + (subject.lower + 0.12 - 0.07 * au[7] - 0.1 * au[6]) * inside**0.6 + 0.03
-    folds.append((0.12 + 0.4 * np.maximum(au[6], 0.7 * au[7])) * _line(y - pouch, 0.022, pixel) * (inside > 0.1))
+    folds.append((0.12 + 0.5 * np.maximum(au[6], 0.7 * au[7])) * _line(y - pouch, 0.03, pixel) * (inside > 0.1))
     feet = np.clip((x - 0.68) / 0.08, 0, 1)  # crow's feet
     for slope in (-0.5, 0.05, 0.6):
-        line = _line(y - EYE_Y + 0.02 - slope * (x - 0.6), 0.018, pixel)
-        folds.append((rest + 0.45 * au[6]) * line * feet)
+        line = _line(y - EYE_Y + 0.02 - slope * (x - 0.6), 0.03, pixel)
+        folds.append((rest + 0.6 * au[6]) * line * feet)
     frown = _bump(y, BROW_Y + 0.02, 0.22)  # the glabella's upright lines
     for at in (-0.94, -0.84):
-        folds.append((rest + 0.5 * au[4] + 0.15 * au[9]) * _line(x - at, 0.02, pixel) * frown)
+        folds.append((rest + 0.6 * au[4] + 0.15 * au[9]) * _line(x - at, 0.028, pixel) * frown)
     bridge = np.clip((-0.6 - x) / 0.1, 0, 1)  # the nose's wrinkles, upper end of the nasolabial fold
     for at in (0.0, 0.14, 0.3):
-        folds.append((0.4 * rest + 0.5 * au[9]) * _line(y - at - 0.5 * (x + 0.8), 0.02, pixel) * bridge)
+        folds.append((0.4 * rest + 0.7 * au[9]) * _line(y - at - 0.5 * (x + 0.8), 0.032, pixel) * bridge)
     for at in (-0.93, -0.8):
         level = rest + 0.3 * np.maximum(au[1] * (x < 0.2), au[2] * (x > -0.2))
         folds.append(level * _line(y - at + 0.03 * (au[1] + au[2]), 0.018, pixel))
@@ -198,5 +199,5 @@ def _distance(x: Image, y: Image) -> Image:
     return np.sqrt(x * x + y * y)  # much faster than hypot, and nothing here overflows
 
 
-def _bump(x: Image, centre: float | Image, width: float) -> Image:
+def _bump(x: Image, centre: int | float | Image, width: float) -> Image:
     return np.exp(-(((np.asarray(x) - centre) / width) ** 2)).astype(np.float32)

@@ -69,10 +69,10 @@ class Eyes:
     clip: ClipSpec = field(default_factory=lambda: ClipSpec(size=48))
     test_crops: int = 1
     oversampling: int = 2
-    intensity: tuple[float, float] = (0.45, 1.0)
-    blink_probability: float = 0.3
-    head_motion: float = 0.012
-    threshold: float = 0.2
+    intensity: tuple[float, float] = (0.55, 1.0)
+    blink_probability: float = 0.5
+    head_motion: float = 0.03
+    threshold: float = 0.25
     threshold_mismatch: float = 0.03
     leak_rate_hz: float = 0.1
     dark_level: float = 0.003

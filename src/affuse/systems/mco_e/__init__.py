@@ -1,6 +1,6 @@
 """MCO-E Net: expressions of a single eye, from an RGB camera and an event camera."""
 
-from affuse.systems.mco_e.config import Config
+from affuse.systems.mco_e.config import MCOEConfig
 from affuse.systems.mco_e.system import MCOENet
 
-__all__ = ["Config", "MCOENet"]
+__all__ = ["MCOEConfig", "MCOENet"]

@@ -13,7 +13,7 @@ COEFFICIENTS = "ABCD"
 
 
 @dataclass(frozen=True)
-class Config:
+class MCOEConfig:
     """Settings of MCO-E Net. "Silent" below means that the paper gives no value.
 
     Args:

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from affuse.parts.experts import Attention
 
+Values = Mapping[str, Float[Tensor, "_ t d"]]
+Rows = Mapping[str, Bool[Tensor, "b"]]
+
 
 def placed(
     values: Float[Tensor, "r t d"], rows: Bool[Tensor, "b"], stand_in: Float[Tensor, "d"]
@@ -26,7 +29,7 @@ def placed(
     return full
 
 
-def lone_weight(rows: Mapping[str, Bool[Tensor, "b"]], alpha: Float[Tensor, "b t"]) -> Float[Tensor, "b t"]:
+def lone_weight(rows: Rows, alpha: Float[Tensor, "b t"]) -> Float[Tensor, "b t"]:
     """The gate with its value forced where a modality is alone: 1 without events, 0 without frames."""
     if "rgb" not in rows:
         return torch.zeros_like(alpha)
@@ -55,9 +58,7 @@ class MCIB(nn.Module):
             {name: nn.Parameter(0.1 * torch.randn(width)) for name in ("rgb", "event")}
         )
 
-    def forward(
-        self, values: Mapping[str, Float[Tensor, "_ t d"]], rows: Mapping[str, Bool[Tensor, "b"]]
-    ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t"]]:
+    def forward(self, values: Values, rows: Rows) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t"]]:
         """H and alpha."""
         some = next(iter(values.values()))
         b = len(next(iter(rows.values())))
@@ -77,9 +78,7 @@ class MCIB(nn.Module):
         return fused, alpha  # Eq. 13
 
 
-def added(
-    values: Mapping[str, Float[Tensor, "_ t d"]], rows: Mapping[str, Bool[Tensor, "b"]]
-) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t"]]:
+def added(values: Values, rows: Rows) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t"]]:
     """Plain addition of what is there (Table 2 C and E), and the share of RGB in it: a half, or all, or nothing."""
     parts = [placed(own, rows[name], own.new_zeros(own.shape[2])) for name, own in values.items()]
     total = torch.stack(parts).sum(0)

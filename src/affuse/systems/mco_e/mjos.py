@@ -6,25 +6,20 @@ Values of a modality are held only for the rows that have it, as in fusion.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from affuse.ops.selective_scan import selective_scan
-from affuse.systems.mco_e.config import Config
-from affuse.systems.mco_e.fusion import placed
-
-Values = Mapping[str, Float[Tensor, "_ t d"]]
-Rows = Mapping[str, Bool[Tensor, "b"]]
+from affuse.systems.mco_e.config import MCOEConfig
+from affuse.systems.mco_e.fusion import Rows, Values, placed
 
 
 class JointMamba(nn.Module):
     """Algorithm 1: each modality is scanned in both directions, with coefficients that know the other modality."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: MCOEConfig) -> None:
         super().__init__()
         inner = config.expand * config.d_model
         names = config.modalities
@@ -58,7 +53,7 @@ class JointScan(nn.Module):
     vectors that depend on no input.
     """
 
-    def __init__(self, config: Config, inner: int, backward: bool) -> None:
+    def __init__(self, config: MCOEConfig, inner: int, backward: bool) -> None:
         super().__init__()
         self.backward_in_time = backward
         self.names, self.share = config.modalities, config.share

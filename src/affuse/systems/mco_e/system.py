@@ -1,7 +1,8 @@
 """MCO-E Net: expressions of a single eye, from an RGB camera and an event camera.
 
-Paper: "MCO-E Net: Multi-modal Collaborative Optimization and Expansion Network for Event-assisted Single-eye Expression
-Recognition", 2025. Read it with this file, mjos.py (section 3.3.1), fusion.py (3.3.2) and parts/experts.py (3.4).
+Paper: Runduo Han et al., "Multi-modal Collaborative Optimization and Expansion Network for Event-assisted Single-eye
+Expression Recognition", 2025. Read it with this file, trunk.py (section 3.2), mjos.py (3.3.1), fusion.py (3.3.2) and
+parts/experts.py (3.4); released.py is the trunk of the released code.
 
 ====================  ================================  ==========================
 in the paper          here                              shape
@@ -22,18 +23,16 @@ B, C and query; alpha is then forced to the modality that is there.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from affuse.parts.encoders import ImageEncoder, grid_pool
 from affuse.parts.experts import HeterogeneousExperts, Routing, balance_loss
-from affuse.systems.mco_e.config import Config
-from affuse.systems.mco_e.fusion import MCIB, added
-from affuse.systems.mco_e.mjos import JointMamba, Rows
+from affuse.systems.mco_e.config import MCOEConfig
+from affuse.systems.mco_e.released import ReleasedTrunk
+from affuse.systems.mco_e.trunk import PaperTrunk
 from affuse.types import AffuseError, Batch, Output, System, Task
 
 
@@ -55,16 +54,20 @@ class MCOENet(System):
         AffuseError: a setting is impossible.
     """
 
-    Config: ClassVar[type] = Config
+    Config: ClassVar[type] = MCOEConfig
     streaming: ClassVar[Literal["step", "window"]] = "window"
-    config: Config
+    config: MCOEConfig
 
-    def __init__(self, config: Config, task: Task) -> None:
+    def __init__(self, config: MCOEConfig, task: Task) -> None:
         super().__init__()
         self.config, self.task, self.modalities = config, task, tuple(config.modalities)
-        self.trunk: nn.Module = PaperTrunk(config)
+        self.trunk: nn.Module
         self.head: nn.Module
-        width = config.d_model
+        released = config.variant == "as_released"
+        if released:
+            self.trunk, width = ReleasedTrunk(config), config.released_width
+        else:
+            self.trunk, width = PaperTrunk(config), config.d_model
         if config.head == "hce_moe":
             self.head = HeterogeneousExperts(
                 width,
@@ -75,6 +78,8 @@ class MCOENet(System):
                 config.heads,
                 config.deep_layers,
                 config.dropout,
+                residual=0.3 if released else None,
+                expert_heads=2 if released else None,
             )
         elif config.head == "linear":
             self.head = nn.Linear(width, task.outputs)
@@ -168,47 +173,3 @@ class MCOENet(System):
         if isinstance(self.head, HeterogeneousExperts):
             weights["expert"] = some.new_zeros(b, len(self.head.experts))
         return Output(some.new_full((b, c), torch.nan).detach(), answered, weights)
-
-
-class PaperTrunk(nn.Module):
-    """Encoders, MCO-Mamba (MJOS and MCIB): from clips to the fused tokens H, by the paper."""
-
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-        names = config.modalities
-        self.encoders = nn.ModuleDict(
-            {
-                name: ImageEncoder(config.encoder, config.channels(name), config.pretrained, config.encoder_weights)
-                for name in names
-            }
-        )
-        cells = config.frame_grid**2 if config.tokens == "frame" else 1
-        self.project = nn.ModuleDict(
-            {name: nn.Linear(self._encoder(name).width * cells, config.d_model) for name in names}
-        )
-        self.mamba = nn.ModuleList(JointMamba(config) for _ in range(config.layers if config.mamba else 0))
-        both = len(names) == 2 and config.mcib
-        self.mcib = MCIB(config.d_model, config.heads, config.gate_scale, config.causal) if both else None
-
-    def _encoder(self, name: str) -> Any:
-        return self.encoders[name]
-
-    def spatial_layer(self, modality: str) -> nn.Module:
-        return self._encoder(modality).last_map()
-
-    def tokens(self, name: str, clips: Float[Tensor, "r f c h w"]) -> Float[Tensor, "r t d"]:
-        """F or E: a token a frame, or one a position of each frame, frame after frame."""
-        maps = self._encoder(name)(clips)  # r f d y x
-        if self.config.tokens == "frame":
-            return self.project[name](grid_pool(maps, self.config.frame_grid))
-        return self.project[name](maps.permute(0, 1, 3, 4, 2).flatten(1, 3))
-
-    def forward(self, clips: dict[str, Tensor], rows: Rows) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t"]]:
-        tokens = {name: self.tokens(name, value) for name, value in clips.items()}
-        if len({value.shape[1] for value in tokens.values()}) > 1:
-            shapes = {name: tuple(value.shape[1:]) for name, value in clips.items()}
-            raise AffuseError(f"the modalities of a clip must have the same frames and sizes; got {shapes}")
-        for layer in self.mamba:
-            tokens = layer(tokens, rows)
-        return self.mcib(tokens, rows) if self.mcib is not None else added(tokens, rows)

@@ -1,0 +1,120 @@
+"""The selective scan agrees with a float64 loop, folds step by step, and survives any decay."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from affuse.ops.selective_scan import CHUNK, active_form, selective_scan, selective_scan_reference, selective_scan_step
+from affuse.types import AffuseError
+
+LENGTHS = (1, 2, 3, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 101, 257, 1000, 1023, 1024)
+
+
+def operands(length: int, b: int = 2, d: int = 3, n: int = 4, seed: int = 0) -> list[Tensor]:
+    """u, delta, A, B, C, D and a first state."""
+    generator = torch.Generator().manual_seed(seed)
+    made = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
+    delta = torch.nn.functional.softplus(made(b, length, d) - 2)
+    return [
+        made(b, length, d),
+        delta,
+        -torch.exp(made(d, n)),
+        made(b, length, n),
+        made(b, length, n),
+        made(d),
+        made(b, d, n),
+    ]
+
+
+def values_and_gradients(inputs: list[Tensor], dtype: torch.dtype, form: str, reverse: bool) -> list[Tensor]:
+    leaves = [x.detach().to(dtype, copy=True).requires_grad_() for x in inputs]
+    y, last = selective_scan(*leaves, reverse=reverse, form=form)
+    generator = torch.Generator().manual_seed(7)
+    seen = (y * torch.randn(y.shape, generator=generator)).sum() + (
+        last * torch.randn(last.shape, generator=generator)
+    ).sum()
+    seen.backward()
+    return [y.detach(), last.detach(), *(x.grad for x in leaves)]
+
+
+def furthest(ours: list[Tensor], truth: list[Tensor]) -> float:
+    return max(float((a.double() - b).norm() / b.norm().clamp(min=1e-30)) for a, b in zip(ours, truth, strict=True))
+
+
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+@pytest.mark.parametrize("length", LENGTHS)
+def test_chunked_agrees_with_float64_reference_in_values_and_gradients(length: int, reverse: bool) -> None:
+    inputs = operands(length)
+    truth = values_and_gradients(inputs, torch.float64, "reference", reverse)
+    assert furthest(values_and_gradients(inputs, torch.float32, "chunked", reverse), truth) < 1e-5
+
+
+@settings(max_examples=15, deadline=None)
+@given(length=st.integers(1, 80), reverse=st.booleans(), seed=st.integers(0, 1000))
+def test_chunked_agrees_with_reference_for_any_length(length: int, reverse: bool, seed: int) -> None:
+    inputs = operands(length, seed=seed)
+    truth = values_and_gradients(inputs, torch.float64, "reference", reverse)
+    assert furthest(values_and_gradients(inputs, torch.float64, "chunked", reverse), truth) < 1e-11
+
+
+@pytest.mark.parametrize("form", ["reference", "chunked"])
+@pytest.mark.parametrize("length", [1, 5, CHUNK + 3, 130])
+def test_forward_equals_folding_step(form: str, length: int) -> None:
+    u, delta, A, B, C, D, state = operands(length)
+    y, last = selective_scan(u, delta, A, B, C, D, state, form=form)
+    folded = []
+    for t in range(length):
+        y_t, state = selective_scan_step(u[:, t], delta[:, t], A, B[:, t], C[:, t], D, state)
+        folded.append(y_t)
+    assert torch.allclose(y, torch.stack(folded, 1), rtol=1e-5, atol=1e-6)
+    assert torch.allclose(last, state, rtol=1e-5, atol=1e-6)
+
+
+def test_a_scan_goes_on_from_its_last_state() -> None:
+    u, delta, A, B, C, D, _ = operands(50)
+    whole, end = selective_scan(u, delta, A, B, C, D)
+    first, state = selective_scan(u[:, :23], delta[:, :23], A, B[:, :23], C[:, :23], D)
+    second, last = selective_scan(u[:, 23:], delta[:, 23:], A, B[:, 23:], C[:, 23:], D, state)
+    assert torch.allclose(whole, torch.cat([first, second], 1), rtol=1e-5, atol=1e-6)
+    assert torch.allclose(end, last, rtol=1e-5, atol=1e-6)
+
+
+def test_reverse_is_the_forward_scan_of_the_flipped_sequence() -> None:
+    u, delta, A, B, C, D, state = operands(37)
+    y, last = selective_scan(u, delta, A, B, C, D, state, reverse=True)
+    flipped, end = selective_scan(u.flip(1), delta.flip(1), A, B.flip(1), C.flip(1), D, state)
+    assert torch.equal(y, flipped.flip(1))
+    assert torch.equal(last, end)
+
+
+@pytest.mark.parametrize("decay", [1e-8, 1e2, 1e6, 1e30], ids=["none", "fast", "faster", "at once"])
+def test_extreme_decays_stay_finite_and_exact(decay: float) -> None:
+    inputs = operands(70)
+    inputs[2] = torch.full_like(inputs[2], -decay)
+    truth = values_and_gradients(inputs, torch.float64, "reference", False)
+    ours = values_and_gradients(inputs, torch.float32, "chunked", False)
+    assert all(torch.isfinite(x).all() for x in ours)
+    assert furthest(ours[:2], truth[:2]) < 1e-5
+    assert furthest([ours[2], *ours[5:8]], [truth[2], *truth[5:8]]) < 1e-5  # u, B, C, D
+
+
+def test_half_precision_keeps_its_state_in_float32() -> None:
+    u, delta, A, B, C, D, _ = operands(64)
+    y, last = selective_scan(u.bfloat16(), delta.bfloat16(), A, B.bfloat16(), C.bfloat16(), D)
+    assert y.dtype == torch.bfloat16
+    assert last.dtype == torch.float32
+
+
+def test_the_environment_chooses_the_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AFFUSE_SCAN", raising=False)
+    assert active_form()[0] == "chunked"
+    monkeypatch.setenv("AFFUSE_SCAN", "reference")
+    assert active_form() == ("reference", "AFFUSE_SCAN=reference")
+    u, delta, A, B, C, D, _ = operands(20)
+    y, _ = selective_scan(u, delta, A, B, C, D)
+    assert torch.equal(y, selective_scan_reference(u, delta, A, B, C)[0] + D * u)
+    monkeypatch.setenv("AFFUSE_SCAN", "fastest")
+    with pytest.raises(AffuseError, match="fastest"):
+        selective_scan(u, delta, A, B, C, D)
