@@ -29,7 +29,7 @@ def config_of(setting: dict[str, Any], **changes: Any) -> MCOEConfig:
 
 def test_tables_have_all_published_rows() -> None:
     counts = {table["table"]: len(table["rows"]) for table in PUBLISHED["tables"]}
-    assert counts == {1: 13, 2: 9, 3: 11, 4: 5, 5: 4, 6: 4}
+    assert counts == {1: 14, 2: 9, 3: 11, 4: 5, 5: 4, 6: 4}
     assert {key for key in ROWS if key not in OURS} == {key for key in ROWS if key[0] == 1 and key[1] != "Ours"}
 
 

@@ -186,8 +186,9 @@ def test_the_gate_is_open_at_first_and_learns(changes: dict[str, Any], d_model: 
     alpha = output.aux["alpha"]
     alpha.retain_grad()
     model.loss(output, batch([BOTH] * 6))["total"].backward()
-    assert 0.02 < float(alpha.min()) <= float(alpha.max()) < 0.98
-    assert float(alpha.std()) > 1e-4
+    open_tokens = (alpha - 0.5).abs() < 0.45
+    assert open_tokens.float().mean().item() > 0.8
+    assert alpha.std().item() > 1e-4
     assert alpha.grad is not None and alpha.grad.abs().max() > 1e-6
 
 
@@ -205,7 +206,7 @@ def test_deep_expert_keeps_the_size_of_its_signal_at_any_depth() -> None:
     seen = tokens
     for block in expert.blocks:
         seen = block(seen)
-    assert 0.3 < float(seen.std()) < 3
+    assert 0.3 < seen.std().item() < 3
 
 
 def test_sparse_experts_equal_the_dense_form() -> None:
@@ -241,7 +242,7 @@ def test_balance_joins_the_loss_only_where_it_is_weighted() -> None:
     plain, weighted = system(), system(balance_weight=0.5)
     assert set(plain.loss(plain(data), data)) == {"cross_entropy", "total"}
     terms = weighted.loss(weighted(data), data)
-    assert terms["total"] == pytest.approx(float(terms["cross_entropy"] + 0.5 * terms["balance"]))
+    assert terms["total"].item() == pytest.approx((terms["cross_entropy"] + 0.5 * terms["balance"]).item())
 
 
 def test_regression_is_scored_by_squared_error_over_known_values() -> None:
@@ -249,7 +250,7 @@ def test_regression_is_scored_by_squared_error_over_known_values() -> None:
     model = system(task)
     data = dataclasses.replace(batch([BOTH, RGB, NONE]), target=torch.tensor([1.0, torch.nan, 2.0]))
     output = model.eval()(data)
-    assert model.loss(output, data)["total"] == pytest.approx(float((output.value[0] - 1) ** 2))
+    assert model.loss(output, data)["total"].item() == pytest.approx((output.value[0].item() - 1) ** 2, rel=1e-5)
 
 
 def test_a_batch_without_any_answer_has_a_loss_of_zero_that_may_be_differentiated() -> None:

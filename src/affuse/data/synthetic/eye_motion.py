@@ -67,7 +67,7 @@ def draw_motion(
     """
     length = float(times_s[-1])
     strength = rng.uniform(*intensity)
-    onset = rng.uniform(-0.35, 0.45) * length
+    onset = rng.uniform(-0.7, 0.4) * length
     apex_end = max(onset + 0.4, rng.uniform(0.55, 1.3) * length)  # beyond the end: it stops before the face relaxes
     units = {unit: np.zeros(len(times_s), np.float32) for unit in ACTION_UNITS}
     starts = []
