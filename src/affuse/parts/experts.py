@@ -34,6 +34,10 @@ class Attention(nn.Module):
         self.heads = heads
         self.query, self.value, self.out = (nn.Linear(width, width) for _ in range(3))
         self.key = nn.Linear(width, width, bias=False)
+        for linear in (self.query, self.key, self.value, self.out):
+            nn.init.xavier_uniform_(linear.weight)
+            if linear.bias is not None:
+                nn.init.zeros_(linear.bias)
 
     def forward(
         self, query: Float[Tensor, "b q d"], memory: Float[Tensor, "b t d"], causal: bool = False

@@ -8,8 +8,11 @@ much of the signal each sensor kept. No subject stands in two splits. A recordin
 from __future__ import annotations
 
 import json
+import multiprocessing
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +20,8 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
 from affuse.data.splits import Splits
@@ -55,6 +60,7 @@ class Eyes:
         dark_level: dark current of the event camera, as intensity.
         camera: the frame camera.
         world_seed: draws the people and recordings; by default the run's seed.
+        processes: with more than one, a split is rendered as a whole at its first use, by that many processes.
     """
 
     train_sequences: int = 560
@@ -71,18 +77,21 @@ class Eyes:
     oversampling: int = 2
     intensity: tuple[float, float] = (0.55, 1.0)
     blink_probability: float = 0.5
-    head_motion: float = 0.03
+    head_motion: float = 0.006
     threshold: float = 0.25
     threshold_mismatch: float = 0.03
     leak_rate_hz: float = 0.1
-    dark_level: float = 0.003
+    dark_level: float = 0.001
     camera: FrameCamera = field(default_factory=FrameCamera)
     world_seed: int | None = None
+    processes: int = 1
 
     def __post_init__(self) -> None:
         counts = [getattr(self, f"{split}_{what}") for split in SPLITS for what in ("sequences", "subjects")]
-        if min(*counts, self.size, self.oversampling, self.test_crops) < 1:
-            raise AffuseError("eyes: sequences, subjects, size, oversampling and test_crops must be at least 1")
+        if min(*counts, self.size, self.oversampling, self.test_crops, self.processes) < 1:
+            raise AffuseError(
+                "eyes: sequences, subjects, size, oversampling, test_crops and processes must be at least 1"
+            )
         unknown = [light for light in self.lights if light not in LIGHTS]
         if unknown or not self.lights:
             raise AffuseError(f"eyes: lights {unknown} are unknown, or none is given; there are {list(LIGHTS)}")
@@ -289,6 +298,8 @@ class EyeClips:
 
     def recording(self, row: int) -> Recording:
         """The recording of ``plans[row]``."""
+        if row not in self._recordings and self.config.processes > 1:
+            self._recordings = dict(enumerate(_rendered(self.config, self.plans)))
         if row not in self._recordings:
             self._recordings[row] = record(self.config, self.plans[row])
         return self._recordings[row]
@@ -305,6 +316,14 @@ class EyeClips:
             image = event_clip(recording.events, recording.times_us[frame : frame + 1], self.config.clip)[0]
             self._event_images[row, frame] = image.half()  # whole counts and shares of them: half precision holds them
         return self._event_images[row, frame]
+
+
+def _rendered(config: Eyes, planned: list[Plan]) -> list[Recording]:
+    """All recordings, rendered by `processes` fresh processes (a fork of one that runs PyTorch's threads is not safe)."""
+    what = f"rendering {len(planned)} synthetic recordings ({planned[0].split})"
+    with ProcessPoolExecutor(config.processes, multiprocessing.get_context("spawn")) as pool:
+        found = pool.map(partial(record, config), planned, chunksize=8)
+        return list(track(found, what, len(planned), console=Console(stderr=True), transient=True))
 
 
 def write_see(config: Eyes, root: str | Path, seed: int) -> None:

@@ -39,7 +39,10 @@ class MCOEConfig:
         interact: coefficients that interact by Eq. 5, out of A, B, C and D; the paper: BC (Table 3 K); E to I are others.
         share: coefficients that both modalities share instead (Table 3 A to D); needs `interact` empty or `mjos` false.
         exchange: each modality scans with all four coefficients of the other (Table 3 J); needs the same.
+        mamba_residual: a Mamba layer adds its input to its output, as in Mamba and the released code; the paper draws no such
+            path: false.
         mcib: false fuses by plain addition (Table 2 E).
+        mcib_residual: factor by which MCIB adds the sum of its inputs to H; the released code has 0.5, the paper none: 0.
         gate_scale: factor inside the sigmoid of Eq. 12; the paper: 1. A wide `d_model` saturates that gate: 1/sqrt(d_model)
             keeps it open.
         heads: heads of every attention; silent, the released router has 4.
@@ -74,11 +77,13 @@ class MCOEConfig:
     activation: Literal["none", "silu"] = "none"
     causal: bool = False
     mamba: bool = True
+    mamba_residual: bool = False
     mjos: bool = True
     interact: str = "BC"
     share: str = ""
     exchange: bool = False
     mcib: bool = True
+    mcib_residual: float = 0.0
     gate_scale: float = 1.0
     heads: int = 4
     head: Literal["hce_moe", "linear", "mlp"] = "hce_moe"

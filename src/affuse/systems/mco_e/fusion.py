@@ -47,11 +47,12 @@ class MCIB(nn.Module):
         heads: heads of both attentions.
         gate_scale: factor inside the sigmoid of Eq. 12; the paper has none, that is 1.
         causal: no token looks at a later one.
+        residual: factor by which the sum of both modalities' values is added; the paper adds nothing, that is 0.
     """
 
-    def __init__(self, width: int, heads: int, gate_scale: float, causal: bool) -> None:
+    def __init__(self, width: int, heads: int, gate_scale: float, causal: bool, residual: float = 0.0) -> None:
         super().__init__()
-        self.gate_scale, self.causal = gate_scale, causal
+        self.gate_scale, self.causal, self.residual = gate_scale, causal, residual
         self.attention = nn.ModuleDict({name: Attention(width, heads) for name in ("rgb", "event")})
         # What asks in the place of an absent partner.
         self.absent_query = nn.ParameterDict(
@@ -74,8 +75,12 @@ class MCIB(nn.Module):
         alpha = torch.sigmoid(self.gate_scale * (whole["rgb"] * whole["event"]).sum(2))  # b t, Eq. 12
         alpha = lone_weight(rows, alpha)
         nothing = some.new_zeros(())
-        fused = alpha[:, :, None] * asked.get("rgb", nothing) + (1 - alpha[:, :, None]) * asked.get("event", nothing)
-        return fused, alpha  # Eq. 13
+        fused = alpha[:, :, None] * asked.get("rgb", nothing) + (1 - alpha[:, :, None]) * asked.get(
+            "event", nothing
+        )  # Eq. 13
+        if self.residual:
+            fused = fused + self.residual * added(values, rows)[0]
+        return fused, alpha
 
 
 def added(values: Values, rows: Rows) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t"]]:

@@ -25,6 +25,7 @@ class JointMamba(nn.Module):
         names = config.modalities
         self.silu = config.activation == "silu"
         self.d_conv = config.d_conv
+        self.residual = config.mamba_residual
         norm = (lambda: nn.LayerNorm(config.d_model)) if config.pre_norm else nn.Identity
         self.norm = nn.ModuleDict({name: norm() for name in names})
         self.into = nn.ModuleDict({name: nn.Linear(config.d_model, 2 * inner) for name in names})
@@ -42,7 +43,8 @@ class JointMamba(nn.Module):
             if self.silu:
                 x[name], z[name] = functional.silu(x[name]), functional.silu(z[name])
         scanned = [scan(x, rows) for scan in self.scans.values()]
-        return {name: self.out[name](z[name] * sum(y[name] for y in scanned)) for name in values}
+        found = {name: self.out[name](z[name] * sum(y[name] for y in scanned)) for name in values}
+        return {name: found[name] + values[name] for name in values} if self.residual else found
 
 
 class JointScan(nn.Module):

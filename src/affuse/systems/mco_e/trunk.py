@@ -33,7 +33,8 @@ class PaperTrunk(nn.Module):
         )
         self.mamba = nn.ModuleList(JointMamba(config) for _ in range(config.layers if config.mamba else 0))
         both = len(names) == 2 and config.mcib
-        self.mcib = MCIB(config.d_model, config.heads, config.gate_scale, config.causal) if both else None
+        settings = (config.d_model, config.heads, config.gate_scale, config.causal, config.mcib_residual)
+        self.mcib = MCIB(*settings) if both else None
 
     def _encoder(self, name: str) -> Any:
         return self.encoders[name]
