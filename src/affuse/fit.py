@@ -219,7 +219,7 @@ class Fitting(pl.LightningModule):
             )
         ranking = {**scores, "loss": -row["validation/total"], "last": float(self.current_epoch)}[settings.select]
         assert isinstance(self.best, torch.Tensor)
-        if ranking > float(self.best):
+        if ranking >= float(self.best):  # of equals the later one, which has seen more and steps more gently
             self.best.fill_(ranking)
             runs.save_weights(self.system, self.out / runs.WEIGHTS)
         history = [old for old in runs.read_lines(self.out / runs.HISTORY) if old["epoch"] < self.current_epoch]
