@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
-from affuse import AffuseError, metrics, report
+from affuse import AffuseError, metrics, report, report_plots
 
 CLASSES = ["happiness", "sadness", "anger", "disgust", "surprise", "fear", "neutral"]
 LIGHTS = ["Normal", "Overexposure", "Low", "HDR"]
@@ -215,7 +215,7 @@ def test_report_holds_every_part(run: Path, page: str) -> None:
 
 def test_plots_follow_the_colours_of_the_page(page: str) -> None:
     assert "fill: var(--blue)" in page
-    assert not [colour for colour in report.THEME if colour in page]
+    assert not [colour for colour in report_plots.THEME if colour in page]
 
 
 @pytest.mark.parametrize(
@@ -269,10 +269,10 @@ def test_all_examples_share_one_scale_so_that_dark_stays_dark() -> None:
     dark, bright = np.full((2, 3, 4, 4), -1.8, np.float32), np.full((2, 3, 4, 4), 2, np.float32)
     black = np.full((2, 3, 4, 4), -2, np.float32)
     everyone = [dark, bright, black]
-    assert report.pictures(dark, everyone, signed=False).max() < 0.1
-    assert report.pictures(bright, everyone, signed=False).min() == 1
-    red = report.pictures(bright, everyone, signed=True)[0, 0, 0]
-    blue = report.pictures(black, everyone, signed=True)[0, 0, 0]
+    assert report_plots.pictures(dark, everyone, signed=False).max() < 0.1
+    assert report_plots.pictures(bright, everyone, signed=False).min() == 1
+    red = report_plots.pictures(bright, everyone, signed=True)[0, 0, 0]
+    blue = report_plots.pictures(black, everyone, signed=True)[0, 0, 0]
     assert red[0] > 2 * red[2] and blue[2] > 2 * blue[0]
 
 
