@@ -31,7 +31,7 @@ CASES = {
         [
             {"tokens": "spatial"},
             {"frame_grid": 2},
-            {"pre_norm": False},
+            {"pre_norm": True},
             {"activation": "silu"},
             {"causal": True},
             {"layers": 2},

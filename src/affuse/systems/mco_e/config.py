@@ -24,7 +24,8 @@ class MCOEConfig:
         pretrained: start from timm's published weights; silent, the released code does.
         encoder_weights: a safetensors file with weights for every encoder; read after `pretrained`.
         tokens: ``frame``: a frame is a token (M = m, section 3.2); ``spatial``: each position of each frame's map is one.
-        frame_grid: a frame token sees its map averaged over a grid of this side; ResNet-18 in the paper: 1.
+        frame_grid: a frame token sees its map averaged over a grid of this side; ResNet-18 in the paper: 1. The small
+            encoder wants 4, for its channels are too few to keep what stands where.
         d_model: width of a token (E); silent.
         d_state: states a channel (N); silent, the released code has 16.
         d_conv: width of the causal convolution; silent, the released code has 4.
@@ -67,13 +68,13 @@ class MCOEConfig:
     pretrained: bool = False
     encoder_weights: str | None = None
     tokens: Literal["frame", "spatial"] = "frame"
-    frame_grid: int = 4
+    frame_grid: int = 1
     d_model: int = 64
     d_state: int = 16
     d_conv: int = 4
     expand: int = 2
     layers: int = 1
-    pre_norm: bool = True
+    pre_norm: bool = False
     activation: Literal["none", "silu"] = "none"
     causal: bool = False
     mamba: bool = True

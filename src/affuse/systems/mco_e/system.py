@@ -14,8 +14,8 @@ MCIB, alpha, H        `MCIB`, aux["alpha"], fused       (b, t), (b, t, d)
 HCE-MoE, H', G        `HeterogeneousExperts`, `Routing` (b, e)
 ====================  ================================  ==========================
 
-Deviations from the paper, each a setting (config.py) or argued in the ledger: layer normalisation before the scan
-(`pre_norm`), a 4 x 4 grid a frame (`frame_grid`), the small encoder; M on log(-A) in the rows of Table 3 that mix A.
+The defaults follow the paper but for the small encoder; in the rows of Table 3 that mix A, M acts on log(-A). What the demo
+adds (normalisation, SiLU, residual paths, a grid a frame, a scaled gate) are settings; the ledger argues each.
 
 Absent means absent: an encoder runs over the rows that have its modality; learned constants stand in for an absent partner's
 B, C and query; alpha is then forced to the modality that is there.
