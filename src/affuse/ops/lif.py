@@ -153,12 +153,7 @@ def lif_reference(
 
 def surrogate_slope(z: Float[Tensor, "*any"], surrogate: Surrogate, alpha: float) -> Float[Tensor, "*any"]:
     """The slope that a spike is given at the distance z = u - threshold; the formulas stand at the head of this file."""
-    if surrogate == "triangle":
-        return (alpha - z.abs()).clamp_(min=0).mul_(1 / alpha**2)
-    if surrogate == "sigmoid":
-        spread = torch.sigmoid(alpha * z)
-        return (1 - spread).mul_(spread).mul_(alpha)
-    return (z * (math.pi / 2 * alpha)).square_().add_(1).reciprocal_().mul_(alpha / 2)
+    return _slope_in_place(z.clone(), surrogate, alpha)
 
 
 class _Spike(torch.autograd.Function):
@@ -285,26 +280,23 @@ def _blocks(steps: int, neurons: int) -> list[slice]:
     return [slice(i, i + size) for i in range(0, neurons, size)]
 
 
-def _step_in_place(x: Tensor, v: Tensor, u: Tensor, fired: Tensor, tau: float, threshold: float, soft: bool) -> None:
-    """u, fired and v of one step, in the order of operations of `lif_step`, so that values are equal bit for bit."""
+def _step_in_place(x: Tensor, v: Tensor, u: Tensor, spikes: Tensor, tau: float, threshold: float, soft: bool) -> None:
+    """u, spikes and v of one step, rounded as in `lif_step`, so that values are equal bit for bit."""
     torch.mul(v, tau, out=u)
     u += x
-    torch.gt(u, threshold, out=fired)
+    torch.gt(u, threshold, out=spikes)
     if soft:
-        torch.mul(fired, -threshold, out=v)
-        v += u
+        torch.add(u, spikes, alpha=-threshold, out=v)
     else:
-        torch.mul(u, fired.logical_not(), out=v)
+        torch.addcmul(u, u, spikes, value=-1, out=v)
 
 
 def _fused_forward(x: Tensor, v: Tensor, spikes: Tensor, tau: float, threshold: float, soft: bool) -> None:
     """Fill spikes (t, n) and take v (n) from the first state to the last."""
     for part in _blocks(*x.shape):
-        left = v[part]
-        u, fired = torch.empty_like(left), torch.empty_like(left, dtype=torch.bool)
+        u = torch.empty_like(v[part])
         for x_t, s_t in zip(x[:, part], spikes[:, part], strict=True):
-            _step_in_place(x_t, left, u, fired, tau, threshold, soft)
-            s_t.copy_(fired)
+            _step_in_place(x_t, v[part], u, s_t, tau, threshold, soft)
 
 
 def _fused_backward(
@@ -325,18 +317,35 @@ def _fused_backward(
     By the chain rule the gradient of u is  g_t = grad_s slope + g_v q,  with q = dv/du including the reset's own slope
     where it is not detached, and g_v = tau g_(t+1): linear in what comes from later, so slopes are computed at once.
     """
+    if not len(x):
+        return
     for part in _blocks(*x.shape):
-        xs = x[:, part]
-        u, fired = torch.empty_like(xs), torch.empty_like(xs, dtype=torch.bool)
+        steps = x[:, part]
+        u, slope, q = (torch.empty_like(steps, memory_format=torch.contiguous_format) for _ in range(3))
         v = start[part].clone()
-        for t in range(len(xs)):
-            _step_in_place(xs[t], v, u[t], fired[t], tau, threshold, soft)
-        slope = surrogate_slope(u - threshold, surrogate, alpha)
-        q = torch.ones_like(u) if soft else fired.logical_not().to(u.dtype)
-        if not detach_reset:
-            q.addcmul_(slope, u if not soft else torch.full_like(u[:1], threshold), value=-1)
-        from_spikes = slope.mul_(grad_spikes[:, part])
-        carried, grads = grad_v[part], grad_x[:, part]
-        for t in reversed(range(len(xs))):
-            torch.addcmul(from_spikes[t], carried, q[t], out=grads[t])
-            torch.mul(grads[t], tau, out=carried)
+        for x_t, u_t, q_t in zip(steps, u, q, strict=True):
+            _step_in_place(x_t, v, u_t, q_t, tau, threshold, soft)
+        _slope_in_place(torch.sub(u, threshold, out=slope), surrogate, alpha)
+        if soft:
+            q.fill_(1)
+            if not detach_reset:
+                q.add_(slope, alpha=-threshold)
+        else:
+            torch.le(u, threshold, out=q)
+            if not detach_reset:
+                q.addcmul_(u, slope, value=-1)
+        slope *= grad_spikes[:, part]
+        carried, weight = grad_v[part], 1.0
+        for direct, q_t, grad in zip(*(tensor.unbind()[::-1] for tensor in (slope, q, grad_x[:, part])), strict=True):
+            carried = torch.addcmul(direct, carried, q_t, value=weight, out=grad)
+            weight = tau
+        torch.mul(carried, tau, out=grad_v[part])
+
+
+def _slope_in_place(z: Tensor, surrogate: Surrogate, alpha: float) -> Tensor:
+    if surrogate == "triangle":
+        return z.abs_().sub_(alpha).clamp_(max=0).mul_(-1 / alpha**2)
+    if surrogate == "sigmoid":
+        z.abs_().mul_(-alpha).sigmoid_()  # symmetric: on this side nothing is lost next to 1
+        return z.addcmul_(z, z, value=-1).mul_(alpha)
+    return z.mul_(math.pi / 2 * alpha).square_().add_(1).reciprocal_().mul_(alpha / 2)
