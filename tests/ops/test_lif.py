@@ -12,6 +12,7 @@ from torch import Tensor
 
 from affuse import AffuseError
 from affuse.ops import lif as module
+from affuse.ops import native
 from affuse.ops.lif import FORMS, active_form, lif, lif_reference, lif_step, surrogate_slope
 
 FAST = [form for form in FORMS if form != "reference"]
@@ -28,8 +29,14 @@ def fast(request: pytest.FixtureRequest) -> str:
     return available(request.param)
 
 
+@pytest.fixture(params=["reference", "fused"])
+def wide(request: pytest.FixtureRequest) -> str:
+    """The forms that take float64."""
+    return request.param
+
+
 def available(form: str) -> str:
-    if form == "native" and not module.native_is_built():
+    if form == "native" and not module.native_is_built()[0]:
         pytest.skip("the native code is not built here")
     return form
 
@@ -81,7 +88,7 @@ def test_fast_forms_agree_with_the_reference_for_any_setting(steps, neurons, tau
     keywords |= {"tau": tau, "threshold": threshold, "reset": reset}
     inputs, state = currents(steps, neurons, seed=seed), currents(neurons, seed=seed + 1)
     for fast in FAST:
-        if fast == "native" and not module.native_is_built():
+        if fast == "native" and not module.native_is_built()[0]:
             continue
         ours, plain = (run(inputs, state, torch.float32, which, **keywords) for which in (fast, "reference"))
         assert torch.equal(ours[0], plain[0])
@@ -90,13 +97,13 @@ def test_fast_forms_agree_with_the_reference_for_any_setting(steps, neurons, tau
             torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4 * (1 + float(theirs.abs().max())))
 
 
-def test_reference_gradients_pass_gradcheck_of_the_surrogate_sum(form):
+def test_gradients_pass_gradcheck_where_nothing_fires(wide):
     """Where no neuron comes near the threshold, the loss is smooth and its gradient is that of the leak alone."""
     inputs = torch.rand(5, 4, dtype=torch.float64) * 0.1
     state = torch.rand(4, dtype=torch.float64) * 0.1
 
     def last_potential(x: Tensor, v: Tensor) -> Tensor:
-        return lif(x, v, threshold=3.0, form=form)[1]
+        return lif(x, v, threshold=3.0, form=wide)[1]
 
     torch.autograd.gradcheck(last_potential, (inputs.requires_grad_(), state.requires_grad_()))
 
@@ -191,7 +198,7 @@ def test_a_run_equals_folding_step(form, reset):
     assert torch.equal(v, last)
 
 
-def test_spikingjelly_lif_node_is_this_with_tau_as_one_minus_its_inverse(form):
+def test_spikingjelly_lif_node_is_this_with_tau_as_one_minus_its_inverse(wide):
     """spikingjelly: v += x - (v - v_reset) / tau where inputs do not decay; spike at v - threshold; ATan(alpha)."""
     tau = 4.0
     x = currents(8, 21).double().requires_grad_()
@@ -206,13 +213,13 @@ def test_spikingjelly_lif_node_is_this_with_tau_as_one_minus_its_inverse(form):
     theirs = torch.stack(spikes)
     (theirs.cumsum(0).sum() + v.square().sum()).backward()
     y = x.detach().clone().requires_grad_()
-    ours, last = lif(y, tau=1 - 1 / tau, surrogate="arctan", alpha=2.0, form="fused" if form == "native" else form)
+    ours, last = lif(y, tau=1 - 1 / tau, surrogate="arctan", alpha=2.0, form=wide)
     (ours.cumsum(0).sum() + last.square().sum()).backward()
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(y.grad, x.grad)
 
 
-def test_snntorch_leaky_is_this_where_its_late_reset_is_given_its_leak_back(form):
+def test_snntorch_leaky_is_this_where_its_late_reset_is_given_its_leak_back(wide):
     """snntorch subtracts the threshold one step after the spike, when our reset has leaked already: u is tau theta more."""
     beta, theta = 0.75, 1.0
     x = currents(30, 40).double()
@@ -221,7 +228,7 @@ def test_snntorch_leaky_is_this_where_its_late_reset_is_given_its_leak_back(form
         mem = beta * mem + x[t] + (1 - beta) * theta * late - theta * late
         late = (mem > theta).double()
         theirs.append(late)
-    ours, _ = lif(x, tau=beta, threshold=theta, reset="soft", form="fused" if form == "native" else form)
+    ours, _ = lif(x, tau=beta, threshold=theta, reset="soft", form=wide)
     assert torch.equal(ours, torch.stack(theirs))
     assert 0.1 < ours.mean() < 0.9
 
@@ -305,9 +312,49 @@ def test_more_neurons_than_a_block_takes_agree_with_the_reference(fast):
     torch.testing.assert_close(ours[2], plain[2], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("vectors", ["plain", "avx2", "avx512"])
+@pytest.mark.parametrize("reset", ["hard", "soft"])
+def test_native_code_of_every_vector_width_fires_as_the_reference(monkeypatch, vectors, reset):
+    available("native")
+    monkeypatch.setenv("AFFUSE_VECTORS", vectors)
+    if native.instructions() != vectors:
+        pytest.skip(f"this processor has no {vectors}")
+    for neurons in (1, 3, 8, 31, 1024, 1040, 2500):
+        inputs, state = currents(5, neurons, seed=neurons), currents(neurons, seed=1)
+        for surrogate in SURROGATES:
+            keywords = {"tau": 0.7, "reset": reset, "surrogate": surrogate, "alpha": 3.0}
+            ours, plain = (run(inputs, state, torch.float32, form, **keywords) for form in ("native", "reference"))
+            assert torch.equal(ours[0], plain[0])
+            assert torch.equal(ours[1], plain[1])
+            for mine, theirs in zip(ours[2:], plain[2:], strict=True):
+                torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_threads_change_nothing():
+    available("native")
+    inputs, state = currents(3, 300_001), currents(300_001, seed=1)
+    assert inputs.numel() > module.ENOUGH
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = run(inputs, state, torch.float32, "native")
+        torch.set_num_threads(3)
+        three = run(inputs, state, torch.float32, "native")
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
+
+
+def test_thousands_of_steps_agree_with_the_reference(fast):
+    inputs, state = currents(4000, 70, scale=0.4), torch.zeros(70)
+    ours, plain = (run(inputs, state, torch.float32, which, tau=0.9) for which in (fast, "reference"))
+    assert torch.equal(ours[0], plain[0])
+    torch.testing.assert_close(ours[2], plain[2], rtol=1e-4, atol=1e-4)
+
+
 def test_operators_pass_the_checks_of_pytorch_for_custom_operators(fast):
     inputs, state = currents(3, 2, 5).requires_grad_(), currents(2, 5).requires_grad_()
-    settings = (0.5, 1.0, False, "triangle", 1.0, False, fast == "native")
+    settings = (0.5, 1.0, False, "triangle", 1.0, False, fast)
     torch.library.opcheck(torch.ops.affuse.lif.default, (inputs, state, *settings))
 
 
@@ -323,7 +370,7 @@ class Layer(torch.nn.Module):
         return lif(2 * x, form=self.form)[0] + 1
 
 x = torch.randn(3, 2, 5, generator=torch.Generator().manual_seed(0))
-for form in ["auto", "fused"] + ["native"] * native_is_built():
+for form in ["auto", "fused"] + ["native"] * native_is_built()[0]:
     layer = Layer(form)
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     one, other = (x.clone().requires_grad_() for _ in range(2))
@@ -346,7 +393,7 @@ def test_compiled_and_exported_modules_pass_through():
 
 def test_the_environment_chooses_the_form(monkeypatch):
     monkeypatch.delenv("AFFUSE_LIF", raising=False)
-    assert active_form()[0] == ("native" if module.native_is_built() else "fused")
+    assert active_form()[0] == ("native" if module.native_is_built()[0] else "fused")
     monkeypatch.setenv("AFFUSE_LIF", "reference")
     assert active_form() == ("reference", "AFFUSE_LIF=reference")
     inputs = currents(4, 3)
@@ -357,12 +404,15 @@ def test_the_environment_chooses_the_form(monkeypatch):
 
 
 def test_a_form_that_is_not_built_is_an_error_and_not_another_form(monkeypatch):
-    monkeypatch.setattr(module, "native_is_built", lambda: False)
+    monkeypatch.setattr(module, "native_is_built", lambda: (False, "the native extension is not built"))
     monkeypatch.setenv("AFFUSE_LIF", "native")
     with pytest.raises(AffuseError, match="not built"):
         active_form()
-    with pytest.raises(AffuseError, match="not built"):
-        lif(currents(2, 3), form="native")
+
+
+def test_the_native_form_refuses_what_it_is_not_for():
+    with pytest.raises(AffuseError, match="float64"):
+        lif(currents(2, 3).double(), form=available("native"))
 
 
 @pytest.mark.parametrize(

@@ -33,39 +33,51 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from affuse.ops import native
 from affuse.types import AffuseError
 
 Form = Literal["auto", "reference", "fused", "native"]
 Reset = Literal["hard", "soft"]
 Surrogate = Literal["triangle", "sigmoid", "arctan"]
+SURROGATES = ("triangle", "sigmoid", "arctan")
 FORMS = ("reference", "fused", "native")
 BLOCK = 2**17  # elements (steps x neurons) that the fused form holds at once: what a core's second-level cache takes
 
-
-def native_is_built() -> bool:
-    """Whether the native form is there."""
-    return False
+_FORWARD, _BACKWARD = "pppiiffii", "pppppiiffiifii"  # arguments of the native functions
+ENOUGH = 2**19  # elements from which on the native form takes more than one thread
 
 
 def active_form() -> tuple[str, str]:
-    """The form that `lif` takes where the caller leaves it open, and why.
+    """The form that `lif` takes of float32 on a CPU where the caller leaves it open, and why.
 
     Raises:
         AffuseError: ``AFFUSE_LIF`` names no form, or one that is not built.
     """
-    chosen = os.environ.get("AFFUSE_LIF", "auto")
+    chosen = _from_environment()
+    built, why = native_is_built()
     if chosen == "auto":
-        return "fused", "the default"
-    if chosen not in FORMS:
-        raise AffuseError(f"AFFUSE_LIF={chosen!r} is no form of the spiking neurons: use auto, {', '.join(FORMS)}")
-    if chosen == "native":
-        _need_native()
+        return ("native" if built else "fused"), why
+    if chosen == "native" and not built:
+        raise AffuseError(f"AFFUSE_LIF=native: {why}")
     return chosen, f"AFFUSE_LIF={chosen}"
 
 
-def _need_native() -> None:
-    if not native_is_built():
-        raise AffuseError("the native form of the spiking neurons is not built here: use auto, fused or reference")
+def native_is_built() -> tuple[bool, str]:
+    """Whether the native form can be called, and what was found or is missing."""
+    built, why = native.available()
+    if built:
+        try:
+            native.function("affuse_lif_forward", _FORWARD)
+        except AffuseError as error:
+            return False, str(error)
+    return built, why
+
+
+def _from_environment() -> str:
+    chosen = os.environ.get("AFFUSE_LIF", "auto")
+    if chosen not in ("auto", *FORMS):
+        raise AffuseError(f"AFFUSE_LIF={chosen!r} is no form of the spiking neurons: use auto, {', '.join(FORMS)}")
+    return chosen
 
 
 def lif(
@@ -92,29 +104,34 @@ def lif(
         alpha: its width (triangle) or steepness, positive. 1 in temporal efficient training; spikingjelly takes 4 for the
             sigmoid and 2 for the arctan.
         detach_reset: let no gradient through the s of Eq. 3.
-        form: ``auto`` follows `active_form`.
+        form: ``auto`` follows ``AFFUSE_LIF``; where that is not set, the native form for float32 on a CPU where it is
+            built, else the fused one.
 
     Returns:
         The spikes, 0 or 1, in the dtype of `inputs`, and the potential v after the last step, float32, or float64 where
         an input is.
 
     Raises:
-        AffuseError: an unknown reset or surrogate, alpha not positive, or the native form where it is not built.
+        AffuseError: a state of another shape, an unknown reset or surrogate, alpha not positive, or the native form where it is not built or not
+            for these tensors.
     """
     _check(reset, surrogate, alpha)
     wide = inputs.dtype == torch.float64 or (state is not None and state.dtype == torch.float64)
     x = inputs.to(torch.float64 if wide else torch.float32)
     v = x.new_zeros(x.shape[1:]) if state is None else state.to(x.dtype)
+    if v.shape != x.shape[1:] or v.device != x.device:
+        raise AffuseError(
+            f"inputs {tuple(x.shape)} on {x.device} need a state of shape {tuple(x.shape[1:])} there, not "
+            f"{tuple(v.shape)} on {v.device}"
+        )
     if form == "auto":
-        form = active_form()[0]  # type: ignore[assignment]
-    if form == "native":
-        _need_native()
+        form = _from_environment()  # type: ignore[assignment]
     if form == "reference":
         spikes, v = lif_reference(
             x, v, tau=tau, threshold=threshold, reset=reset, surrogate=surrogate, alpha=alpha, detach_reset=detach_reset
         )
     else:
-        spikes, v = _lif(x, v, tau, threshold, reset == "soft", surrogate, alpha, detach_reset, form == "native")
+        spikes, v = _lif(x, v, tau, threshold, reset == "soft", surrogate, alpha, detach_reset, form)
     return spikes.to(inputs.dtype), v
 
 
@@ -174,7 +191,7 @@ class _Spike(torch.autograd.Function):
 def _check(reset: str, surrogate: str, alpha: float) -> None:
     if reset not in ("hard", "soft"):
         raise AffuseError(f"reset {reset!r} of a spiking neuron: use hard or soft")
-    if surrogate not in ("triangle", "sigmoid", "arctan"):
+    if surrogate not in SURROGATES:
         raise AffuseError(f"surrogate {surrogate!r} of a spiking neuron: use triangle, sigmoid or arctan")
     if not alpha > 0:
         raise AffuseError(f"alpha of a surrogate must be positive, got {alpha}")
@@ -183,7 +200,7 @@ def _check(reset: str, surrogate: str, alpha: float) -> None:
 # Operators of their own, so that torch.compile and torch.export take them as one node.
 
 
-_SETTINGS = "float tau, float threshold, bool soft, str surrogate, float alpha, bool detach_reset, bool native"
+_SETTINGS = "float tau, float threshold, bool soft, str surrogate, float alpha, bool detach_reset, str form"
 
 
 @torch.library.custom_op(
@@ -198,13 +215,18 @@ def _lif(
     surrogate: str,
     alpha: float,
     detach_reset: bool,
-    native: bool,
+    form: str,
 ) -> tuple[Tensor, Tensor]:
     """Spikes and the last potential, for inputs (t, ...) and state (...) of one dtype."""
     x = _flat(inputs)
     v = state.clone(memory_format=torch.contiguous_format)
     spikes = torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device)
-    _fused_forward(x, v.view(-1), spikes.view(x.shape), tau, threshold, soft)
+    if _takes_native(form, x):
+        call = native.function("affuse_lif_forward", _FORWARD)
+        threads = native.threads(x.numel(), ENOUGH)
+        call(x.data_ptr(), v.data_ptr(), spikes.data_ptr(), *x.shape, tau, threshold, soft, threads)
+    else:
+        _fused_forward(x, v.view(-1), spikes.view(x.shape), tau, threshold, soft)
     return spikes, v
 
 
@@ -229,26 +251,34 @@ def _lif_backward(
     surrogate: str,
     alpha: float,
     detach_reset: bool,
-    native: bool,
+    form: str,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of inputs and of the first state."""
     x = _flat(inputs)
     start = state.contiguous().view(-1)
     grad_v = grad_last.clone(memory_format=torch.contiguous_format)
     grad_x = torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device)
-    _fused_backward(
-        grad_spikes.contiguous().view(x.shape),
-        grad_v.view(-1),
-        x,
-        start,
-        grad_x.view(x.shape),
-        tau,
-        threshold,
-        soft,
-        surrogate,  # type: ignore[arg-type]
-        alpha,
-        detach_reset,
-    )
+    direct = grad_spikes.contiguous().view(x.shape)
+    if _takes_native(form, x):
+        call = native.function("affuse_lif_backward", _BACKWARD, "i")
+        pointers = (tensor.data_ptr() for tensor in (direct, grad_v, x, start, grad_x))
+        numbers = tau, threshold, soft, SURROGATES.index(surrogate), alpha, detach_reset
+        if not call(*pointers, *x.shape, *numbers, native.threads(x.numel(), ENOUGH)):
+            raise MemoryError("no memory for the potentials of spiking neurons")
+    else:
+        _fused_backward(
+            direct,
+            grad_v.view(-1),
+            x,
+            start,
+            grad_x.view(x.shape),
+            tau,
+            threshold,
+            soft,
+            surrogate,
+            alpha,
+            detach_reset,
+        )
     return grad_x, grad_v
 
 
@@ -268,6 +298,16 @@ def _differentiate(ctx: Any, grad_spikes: Tensor, grad_last: Tensor) -> tuple[Te
 
 
 torch.library.register_autograd("affuse::lif", _differentiate, setup_context=_keep)
+
+
+def _takes_native(form: str, x: Tensor) -> bool:
+    """Asked by the operator itself, so that an exported graph goes where it is run."""
+    fits = x.device.type == "cpu" and x.dtype == torch.float32
+    if form == "auto":
+        return fits and native_is_built()[0]
+    if form == "native" and not fits:
+        raise AffuseError(f"the native spiking neurons are for float32 on a CPU, not {x.dtype} on {x.device}: use auto")
+    return form == "native"
 
 
 def _flat(steps: Tensor) -> Tensor:
@@ -308,7 +348,7 @@ def _fused_backward(
     tau: float,
     threshold: float,
     soft: bool,
-    surrogate: Surrogate,
+    surrogate: str,
     alpha: float,
     detach_reset: bool,
 ) -> None:
@@ -342,7 +382,7 @@ def _fused_backward(
         torch.mul(carried, tau, out=grad_v[part])
 
 
-def _slope_in_place(z: Tensor, surrogate: Surrogate, alpha: float) -> Tensor:
+def _slope_in_place(z: Tensor, surrogate: str, alpha: float) -> Tensor:
     if surrogate == "triangle":
         return z.abs_().sub_(alpha).clamp_(max=0).mul_(-1 / alpha**2)
     if surrogate == "sigmoid":
