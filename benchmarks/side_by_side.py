@@ -69,6 +69,18 @@ def ratio(other: Timing, ours: Timing) -> Ratio:
     return Ratio(median, low, high)
 
 
+def peak_growth_mib(run: Callable[[], Any]) -> float:
+    """How far one call raises this process's peak memory, MiB. To mean something it must be the process's first such call."""
+    before = _high_water_kib()
+    run()
+    return (_high_water_kib() - before) / 1024
+
+
+def _high_water_kib() -> int:
+    status = Path("/proc/self/status").read_text()  # Linux; the resource module's figure stays 0 in some sandboxes
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1])
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
