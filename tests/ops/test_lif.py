@@ -295,6 +295,32 @@ def test_half_precision_in_and_out_with_potentials_in_float32(form):
     assert torch.equal(last, end)
 
 
+def test_no_state_is_a_state_of_zeros(form):
+    one, other = (currents(5, 3, 9).requires_grad_() for _ in range(2))
+    without = lif(one, form=form)
+    given = lif(other, torch.zeros(3, 9), form=form)
+    assert all(torch.equal(a, b) for a, b in zip(without, given, strict=True))
+    for spikes, last in (without, given):
+        (spikes.cumsum(0).sum() + last.square().sum()).backward()
+    assert torch.equal(one.grad, other.grad)
+    assert one.grad.any()
+
+
+def test_gradients_of_the_spikes_alone_and_of_the_state_alone_add_up(form):
+    x, v = currents(5, 9).requires_grad_(), currents(9, seed=1).requires_grad_()
+    spikes, last = lif(x, v, form=form)
+    of_spikes = torch.autograd.grad(spikes.sum(), (x, v), retain_graph=True)
+    of_last = torch.autograd.grad(last.sum(), (x, v), retain_graph=True)
+    of_both = torch.autograd.grad(spikes.sum() + last.sum(), (x, v))
+    for a, b, both in zip(of_spikes, of_last, of_both, strict=True):
+        torch.testing.assert_close(a + b, both)
+
+
+def test_a_state_of_another_shape_is_an_error():
+    with pytest.raises(AffuseError, match="state of shape"):
+        lif.__wrapped__(currents(2, 3), torch.zeros(1))  # without the checks of types that these tests add
+
+
 def test_neither_inputs_nor_state_are_written_to(form):
     inputs, state = currents(4, 3, 9), currents(3, 9)
     before = inputs.clone(), state.clone()
@@ -356,6 +382,7 @@ def test_operators_pass_the_checks_of_pytorch_for_custom_operators(fast):
     inputs, state = currents(3, 2, 5).requires_grad_(), currents(2, 5).requires_grad_()
     settings = (0.5, 1.0, False, "triangle", 1.0, False, fast)
     torch.library.opcheck(torch.ops.affuse.lif.default, (inputs, state, *settings))
+    torch.library.opcheck(torch.ops.affuse.lif.default, (inputs, None, *settings))
 
 
 COMPILED = """

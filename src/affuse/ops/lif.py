@@ -43,7 +43,7 @@ SURROGATES = ("triangle", "sigmoid", "arctan")
 FORMS = ("reference", "fused", "native")
 BLOCK = 2**17  # elements (steps x neurons) that the fused form holds at once: what a core's second-level cache takes
 
-_FORWARD, _BACKWARD = "pppiiffii", "pppppiiffiifii"  # arguments of the native functions
+_FORWARD, _BACKWARD = "ppppiiffii", "ppppppiiffiifii"  # arguments of the native functions
 ENOUGH = 2**19  # elements from which on the native form takes more than one thread
 
 
@@ -112,14 +112,14 @@ def lif(
         an input is.
 
     Raises:
-        AffuseError: a state of another shape, an unknown reset or surrogate, alpha not positive, or the native form where it is not built or not
-            for these tensors.
+        AffuseError: a state of another shape, an unknown reset or surrogate, alpha not positive, or the native form
+            where it is not built or not for these tensors.
     """
     _check(reset, surrogate, alpha)
     wide = inputs.dtype == torch.float64 or (state is not None and state.dtype == torch.float64)
     x = inputs.to(torch.float64 if wide else torch.float32)
-    v = x.new_zeros(x.shape[1:]) if state is None else state.to(x.dtype)
-    if v.shape != x.shape[1:] or v.device != x.device:
+    v = None if state is None else state.to(x.dtype)
+    if v is not None and (v.shape != x.shape[1:] or v.device != x.device):
         raise AffuseError(
             f"inputs {tuple(x.shape)} on {x.device} need a state of shape {tuple(x.shape[1:])} there, not "
             f"{tuple(v.shape)} on {v.device}"
@@ -204,11 +204,11 @@ _SETTINGS = "float tau, float threshold, bool soft, str surrogate, float alpha, 
 
 
 @torch.library.custom_op(
-    "affuse::lif", mutates_args=(), schema=f"(Tensor inputs, Tensor state, {_SETTINGS}) -> (Tensor, Tensor)"
+    "affuse::lif", mutates_args=(), schema=f"(Tensor inputs, Tensor? state, {_SETTINGS}) -> (Tensor, Tensor)"
 )
 def _lif(
     inputs: Tensor,
-    state: Tensor,
+    state: Tensor | None,
     tau: float,
     threshold: float,
     soft: bool,
@@ -219,32 +219,34 @@ def _lif(
 ) -> tuple[Tensor, Tensor]:
     """Spikes and the last potential, for inputs (t, ...) and state (...) of one dtype."""
     x = _flat(inputs)
-    v = state.clone(memory_format=torch.contiguous_format)
+    start = None if state is None else state.contiguous()
+    v = torch.empty(inputs.shape[1:], dtype=inputs.dtype, device=inputs.device)
     spikes = torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device)
-    if _takes_native(form, x):
+    if _takes_native(form, x) and len(x):
         call = native.function("affuse_lif_forward", _FORWARD)
-        threads = native.threads(x.numel(), ENOUGH)
-        call(x.data_ptr(), v.data_ptr(), spikes.data_ptr(), *x.shape, tau, threshold, soft, threads)
+        pointers = (_pointer(tensor) for tensor in (x, start, v, spikes))
+        call(*pointers, *x.shape, tau, threshold, soft, native.threads(x.numel(), ENOUGH))
     else:
+        v.copy_(start) if start is not None else v.zero_()
         _fused_forward(x, v.view(-1), spikes.view(x.shape), tau, threshold, soft)
     return spikes, v
 
 
 @_lif.register_fake
-def _(inputs: Tensor, state: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
-    return inputs.new_empty(inputs.shape), state.new_empty(state.shape)
+def _(inputs: Tensor, state: Tensor | None, *settings: Any) -> tuple[Tensor, Tensor]:
+    return inputs.new_empty(inputs.shape), inputs.new_empty(inputs.shape[1:])
 
 
 @torch.library.custom_op(
     "affuse::lif_backward",
     mutates_args=(),
-    schema=f"(Tensor grad_spikes, Tensor grad_last, Tensor inputs, Tensor state, {_SETTINGS}) -> (Tensor, Tensor)",
+    schema=f"(Tensor? grad_spikes, Tensor? grad_last, Tensor inputs, Tensor? state, {_SETTINGS}) -> (Tensor, Tensor)",
 )
 def _lif_backward(
-    grad_spikes: Tensor,
-    grad_last: Tensor,
+    grad_spikes: Tensor | None,
+    grad_last: Tensor | None,
     inputs: Tensor,
-    state: Tensor,
+    state: Tensor | None,
     tau: float,
     threshold: float,
     soft: bool,
@@ -253,51 +255,52 @@ def _lif_backward(
     detach_reset: bool,
     form: str,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of inputs and of the first state."""
+    """Gradients of inputs and of the first state, which is empty where there was none."""
     x = _flat(inputs)
-    start = state.contiguous().view(-1)
-    grad_v = grad_last.clone(memory_format=torch.contiguous_format)
+    direct = torch.zeros_like(x) if grad_spikes is None else _flat(grad_spikes)
+    start, last = (None if tensor is None else tensor.contiguous().view(-1) for tensor in (state, grad_last))
     grad_x = torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device)
-    direct = grad_spikes.contiguous().view(x.shape)
-    if _takes_native(form, x):
+    native_form = _takes_native(form, x) and len(x) > 0
+    grad_state = x.new_empty(0 if state is None and native_form else x.shape[1])
+    if native_form:
         call = native.function("affuse_lif_backward", _BACKWARD, "i")
-        pointers = (tensor.data_ptr() for tensor in (direct, grad_v, x, start, grad_x))
+        asked = None if state is None else grad_state
+        pointers = (_pointer(tensor) for tensor in (direct, last, x, start, grad_x, asked))
         numbers = tau, threshold, soft, SURROGATES.index(surrogate), alpha, detach_reset
         if not call(*pointers, *x.shape, *numbers, native.threads(x.numel(), ENOUGH)):
             raise MemoryError("no memory for the potentials of spiking neurons")
     else:
-        _fused_backward(
-            direct,
-            grad_v.view(-1),
-            x,
-            start,
-            grad_x.view(x.shape),
-            tau,
-            threshold,
-            soft,
-            surrogate,
-            alpha,
-            detach_reset,
-        )
-    return grad_x, grad_v
+        grad_state.copy_(last) if last is not None else grad_state.zero_()
+        first = torch.zeros_like(grad_state) if start is None else start
+        grads = grad_x.view(x.shape)
+        _fused_backward(direct, grad_state, x, first, grads, tau, threshold, soft, surrogate, alpha, detach_reset)
+    return grad_x, x.new_empty(0) if state is None else grad_state.view(state.shape)
 
 
 @_lif_backward.register_fake
-def _(grad_spikes: Tensor, grad_last: Tensor, inputs: Tensor, state: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
-    return inputs.new_empty(inputs.shape), state.new_empty(state.shape)
+def _(
+    grad_spikes: Tensor | None, grad_last: Tensor | None, inputs: Tensor, state: Tensor | None, *settings: Any
+) -> tuple[Tensor, Tensor]:
+    return inputs.new_empty(inputs.shape), inputs.new_empty(0 if state is None else state.shape)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.save_for_backward(inputs[0], inputs[1])
     ctx.settings = inputs[2:]
+    ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx: Any, grad_spikes: Tensor, grad_last: Tensor) -> tuple[Tensor | None, ...]:
-    grads = _lif_backward(grad_spikes, grad_last, *ctx.saved_tensors, *ctx.settings)
-    return (*grads, *[None] * len(ctx.settings))
+def _differentiate(ctx: Any, grad_spikes: Tensor | None, grad_last: Tensor | None) -> tuple[Tensor | None, ...]:
+    inputs, state = ctx.saved_tensors
+    grad_x, grad_state = _lif_backward(grad_spikes, grad_last, inputs, state, *ctx.settings)
+    return (grad_x, None if state is None else grad_state, *[None] * len(ctx.settings))
 
 
 torch.library.register_autograd("affuse::lif", _differentiate, setup_context=_keep)
+
+
+def _pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
 def _takes_native(form: str, x: Tensor) -> bool:

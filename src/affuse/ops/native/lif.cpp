@@ -103,6 +103,7 @@ struct Vectors {
 
 struct Forward {
   const float* x;
+  const float* start;  // null for zeros, as is grad_last below
   float* v;
   float* spikes;
   int64_t steps, n;
@@ -111,10 +112,11 @@ struct Forward {
 
 struct Backward {
   const float* grad_spikes;
-  float* grad_v;
+  const float* grad_last;
   const float* x;
   const float* start;
   float* grad_x;
+  float* grad_start;  // null where nobody asks
   int64_t steps, n;
   Neuron cell;
 };
@@ -128,8 +130,10 @@ INLINE void forward_part(const Forward& job, int64_t from, int64_t to) {
     for (int64_t t = 0; t < job.steps; ++t) {
       const float* x = job.x + t * job.n;
       float* spikes = job.spikes + t * job.n;
+      const float* before = t ? job.v : job.start;
       const auto step = [&](int64_t i, int64_t count) __attribute__((always_inline)) {
-        const F u = V::load(job.v + i, count) * tau + V::load(x + i, count);
+        const F v = before ? V::load(before + i, count) : F{};
+        const F u = v * tau + V::load(x + i, count);
         const typename V::I fired = u > threshold;
         V::store(spikes + i, V::keep(fired, V::all(1.0f)), count);
         V::store(job.v + i, V::template reset<soft>(u, fired, threshold), count);
@@ -144,6 +148,7 @@ INLINE void forward_part(const Forward& job, int64_t from, int64_t to) {
 template <class V, bool soft, bool detach, int surrogate>
 INLINE void backward_part(const Backward& job, int64_t from, int64_t to, float* held, int64_t block) {
   using F = typename V::F;
+  float* grads = held + job.steps * block;  // of v after the step: the block's last row
   const float tau = job.cell.tau, threshold = job.cell.threshold, alpha = job.cell.alpha;
   for (int64_t begin = from; begin < to; begin += block) {
     const int64_t end = std::min(begin + block, to);
@@ -152,7 +157,7 @@ INLINE void backward_part(const Backward& job, int64_t from, int64_t to, float* 
       float* potential = held + t * block - begin;
       const float* before = t ? potential - block : job.start;
       const auto step = [&](int64_t i, int64_t count) __attribute__((always_inline)) {
-        F v = V::load(before + i, count);
+        F v = before ? V::load(before + i, count) : F{};
         if (t) v = V::template reset<soft>(v, v > threshold, threshold);
         V::store(potential + i, v * tau + V::load(x + i, count), count);
       };
@@ -164,14 +169,16 @@ INLINE void backward_part(const Backward& job, int64_t from, int64_t to, float* 
       const float* direct = job.grad_spikes + t * job.n;
       const float* potential = held + t * block - begin;
       float* grad_x = job.grad_x + t * job.n;
+      const float* later = t + 1 < job.steps ? grads - begin : job.grad_last;
+      float* earlier = t ? grads - begin : job.grad_start;
       const auto step = [&](int64_t i, int64_t count) __attribute__((always_inline)) {
         const F u = V::load(potential + i, count);
         const F rise = V::template slope<surrogate>(u - threshold, alpha);
         F kept = soft ? V::all(1.0f) : V::keep(u <= threshold, V::all(1.0f));  // dv/du
         if (!detach) kept -= (soft ? V::all(threshold) : u) * rise;
-        const F grad = V::load(direct + i, count) * rise + V::load(job.grad_v + i, count) * kept;
+        const F grad = V::load(direct + i, count) * rise + (later ? V::load(later + i, count) * kept : F{});
         V::store(grad_x + i, grad, count);
-        V::store(job.grad_v + i, grad * tau, count);
+        if (earlier) V::store(earlier + i, grad * tau, count);
       };
       int64_t i = begin;
       for (; i + V::width <= end; i += V::width) step(i, V::width);
@@ -256,31 +263,30 @@ int64_t task_width(int64_t steps, int64_t n, int64_t threads) {
 
 }  // namespace
 
-// x and spikes (steps, n); v (n) goes from the first state to the last.
-AFFUSE_EXPORT void affuse_lif_forward(const float* x, float* v, float* spikes, int64_t steps, int64_t n, float tau,
-                                      float threshold, int64_t soft, int64_t threads) {
-  const Forward job{x, v, spikes, steps, n, {tau, threshold, 1.0f, soft != 0, false, 0}};
+// x and spikes (steps, n), at least one step; start and v, the last state, (n). start may be null: zeros.
+AFFUSE_EXPORT void affuse_lif_forward(const float* x, const float* start, float* v, float* spikes, int64_t steps,
+                                      int64_t n, float tau, float threshold, int64_t soft, int64_t threads) {
+  const Forward job{x, start, v, spikes, steps, n, {tau, threshold, 1.0f, soft != 0, false, 0}};
   const ForwardPart part = forward_here();
   const int64_t width = task_width(steps, n, threads);
   affuse::parallel((n + width - 1) / width, threads,
                    [&](int64_t task) { part(job, task * width, std::min((task + 1) * width, n)); });
 }
 
-// grad_spikes, x and grad_x (steps, n); start (n); grad_v (n) goes from the last state to the first. surrogate: 0 triangle,
-// 1 sigmoid, 2 arctan. Returns 1, or 0 where no memory was to be had.
-AFFUSE_EXPORT int64_t affuse_lif_backward(const float* grad_spikes, float* grad_v, const float* x, const float* start,
-                                          float* grad_x, int64_t steps, int64_t n, float tau, float threshold,
-                                          int64_t soft, int64_t surrogate, float alpha, int64_t detach,
-                                          int64_t threads) {
-  if (steps == 0 || n == 0) return 1;
-  const Backward job{grad_spikes, grad_v, x, start, grad_x, steps, n,
+// grad_spikes, x and grad_x (steps, n), at least one step; grad_last, start and grad_start (n): these may be null, for zeros
+// and for what nobody asks. surrogate: 0 triangle, 1 sigmoid, 2 arctan. Returns 1, or 0 where no memory was to be had.
+AFFUSE_EXPORT int64_t affuse_lif_backward(const float* grad_spikes, const float* grad_last, const float* x,
+                                          const float* start, float* grad_x, float* grad_start, int64_t steps,
+                                          int64_t n, float tau, float threshold, int64_t soft, int64_t surrogate,
+                                          float alpha, int64_t detach, int64_t threads) {
+  const Backward job{grad_spikes, grad_last, x, start, grad_x, grad_start, steps, n,
                      {tau, threshold, alpha, soft != 0, detach != 0, surrogate}};
   const BackwardPart part = backward_here();
   const int64_t block = std::max<int64_t>(64, std::min<int64_t>(1024, backward_holds / steps / 16 * 16));
-  const int64_t width = task_width(steps, n, threads), tasks = (n + width - 1) / width;
+  const int64_t width = task_width(steps, n, threads);
   std::atomic<bool> enough{true};
-  affuse::parallel(tasks, threads, [&](int64_t task) {
-    const std::unique_ptr<float[]> held(new (std::nothrow) float[static_cast<size_t>(steps * block)]);
+  affuse::parallel((n + width - 1) / width, threads, [&](int64_t task) {
+    const std::unique_ptr<float[]> held(new (std::nothrow) float[static_cast<size_t>((steps + 1) * block)]);
     if (held)
       part(job, task * width, std::min((task + 1) * width, n), held.get(), block);
     else
