@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from affuse.types import AffuseError
 
 DESCRIPTION = "Reads people from several sensors at once, and says why."
+_ERRORS = "bad events in a file: stop (raise, the default), or leave them out and count them (drop)"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0 when it did what was asked, 1 on an error of the input, 130 when interrupted."""
     parser = _parser()
-    arguments, overrides = parser.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    plain, settings = _settings_apart(words)
+    arguments, others = parser.parse_known_args(plain)
+    overrides = [*settings, *others]
+    arguments.command = shlex.join(["affuse", *words])
     if overrides and arguments.verb not in ("fit", "evaluate", "predict"):
         parser.error(f"unknown arguments: {' '.join(overrides)}")
     try:
@@ -30,11 +38,35 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("affuse: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        # The reader, such as head, has had enough; without this Python would complain when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"affuse: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
+
+
+def _settings_apart(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Overrides ``--section.key value`` apart from the rest: argparse would take their values for files that it waits for."""
+    plain: list[str] = []
+    settings: list[str] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word == "--":
+            return [*plain, word, *rest], settings
+        if word.startswith("--") and "." in word.partition("=")[0]:
+            settings += [word] if "=" in word else [word, *rest[:1]]
+            rest = rest if "=" in word else rest[1:]
+        else:
+            plain.append(word)
+    return plain, settings
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("affuse", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"affuse {metadata.version('affuse')}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     fit = verbs.add_parser("fit", help="train by a recipe and write a run", allow_abbrev=False)
@@ -51,6 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     predict = verbs.add_parser("predict", help="answer files, one JSON line each", allow_abbrev=False)
     predict.add_argument("path", metavar="RUN", type=Path)
     predict.add_argument("files", metavar="FILE", nargs="+", type=Path)
+    predict.add_argument("--errors", choices=("raise", "drop"), default="raise", help=_ERRORS)
     predict.set_defaults(run=_predict)
 
     doctor = verbs.add_parser("doctor", help="what is installed and active; check a data set's folder")
@@ -66,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     events.add_argument("--threshold", type=float, default=0.2, help="contrast threshold, log intensity (default 0.2)")
     events.add_argument("--seed", type=int, default=0)
+    events.add_argument("--errors", choices=("raise", "drop"), default="raise", help=_ERRORS)
     events.set_defaults(run=_events)
     return parser
 
@@ -77,17 +111,20 @@ def _fit(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if (arguments.recipe is None) == (arguments.resume is None):
         raise AffuseError("give either a recipe to train by, or --resume RUN")
     progress = not arguments.quiet and sys.stderr.isatty()
+    out: Path | None = None
     try:
         if arguments.resume is not None:
             out = arguments.resume
-            fit.resume(out, overrides, progress)
+            fit.resume(out, overrides, progress, arguments.command)
         else:
             recipe = load_recipe(arguments.recipe, overrides)
             stamp = time.strftime("%Y%m%d-%H%M%S")
             out = arguments.out or Path("runs") / f"{Path(arguments.recipe).stem}-{stamp}"
-            fit.fit(recipe, out, progress)
+            fit.fit(recipe, out, progress, command=arguments.command)
     except KeyboardInterrupt:
-        print(f"\naffuse: interrupted; continue with: affuse fit --resume {out}", file=sys.stderr)
+        if out is None or not (out / runs.RUN).is_file():  # nothing has been written yet
+            raise
+        print(f"affuse: interrupted; continue with: affuse fit --resume {shlex.quote(str(out))}", file=sys.stderr)
         return 130
     _print(report.report_table(json.loads((out / runs.METRICS).read_text())))
     print(f"run:    {out}\nreport: {out / 'report.html'}")
@@ -103,13 +140,14 @@ def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _predict(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    from affuse.predict import predict
+    from affuse import runs
+    from affuse.predict import answer
 
+    run = runs.load_run(arguments.path, overrides)
     failures = 0
     for file in arguments.files:
         try:
-            for record in predict(arguments.path, [file], overrides):
-                print(json.dumps(record), flush=True)
+            print(json.dumps({"file": str(file), **answer(run, file, arguments.errors)}), flush=True)
         except AffuseError as error:
             print(f"affuse: {error}", file=sys.stderr)
             failures += 1
@@ -128,11 +166,15 @@ def _events(arguments: argparse.Namespace, _: list[str]) -> int:
     from affuse.signals.events import describe, read_events
 
     if arguments.source == "info":
-        for key, value in describe(read_events(arguments.target)).items():
-            print(f"{key}: {value}")
+        for key, value in describe(read_events(arguments.target, errors=arguments.errors)).items():
+            print(f"{key}: {f'{value:.1f}' if key == 'rate_hz' else value}")
         return 0
-    from affuse.signals.video import simulate_events_of_video
+    from affuse.signals.video import read_video, simulate_events_of_video
 
+    if len(list(read_video(arguments.source, max_frames=2))) < 2:
+        raise AffuseError(
+            f"{arguments.source}: a single picture; where nothing moves there are no events: give a video"
+        )
     events = simulate_events_of_video(
         arguments.source, arguments.target, threshold=arguments.threshold, seed=arguments.seed
     )

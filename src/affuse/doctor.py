@@ -183,7 +183,8 @@ def render(report: Mapping[str, Any]) -> str:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     table.add_row("versions", ", ".join(f"{name} {version}" for name, version in report["versions"].items()))
-    table.add_row("device", f"{report['device']['name']}, {report['device']['threads']} threads")
+    threads = report["device"]["threads"]
+    table.add_row("device", f"{report['device']['name']}, {threads} thread{'s' * (threads != 1)}")
     table.add_row("torchvision", report["torchvision"]["note"])
     for name, extra in report["extras"].items():
         missing = f"not installed; for {extra['for']}: {extra['pip']}"

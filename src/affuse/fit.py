@@ -13,6 +13,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -24,7 +25,9 @@ from affuse.systems import SYSTEMS
 from affuse.types import AffuseError, Batch, Sample, System
 
 
-def fit(recipe: Recipe, out: Path, progress: bool = True, splits: Splits | None = None) -> Path:
+def fit(
+    recipe: Recipe, out: Path, progress: bool = True, splits: Splits | None = None, command: str | None = None
+) -> Path:
     """Train from the beginning and write a run to the folder `out`, which must not hold one yet.
 
     Args:
@@ -32,18 +35,19 @@ def fit(recipe: Recipe, out: Path, progress: bool = True, splits: Splits | None 
         out: the run folder.
         progress: whether to show a progress bar.
         splits: the data, if it is at hand already; by default made from the recipe.
+        command: the command line that asked for this run, for its record.
 
     Raises:
-        AffuseError: the data cannot be read, or `out` is taken.
+        AffuseError: the data cannot be read, a training setting makes no sense, or `out` is taken or cannot be written. A
+            fit that fails before its first whole epoch leaves nothing behind.
         KeyboardInterrupt: interrupted; the run can be resumed.
     """
+    _check(recipe.training)
     if (out / runs.RUN).exists():
         raise AffuseError(f"{out}: already holds a run; choose another folder with --out, or continue it with --resume")
     pl.seed_everything(recipe.training.seed, verbose=False)
     splits = splits or recipe.data.splits(recipe.training.seed)
     system = SYSTEMS[recipe.system_name](recipe.system, splits.task)
-    out.mkdir(parents=True, exist_ok=True)
-    runs.write_text(out / runs.RECIPE, recipe.to_yaml())
     info = {
         "system": recipe.system_name,
         "modalities": list(system.modalities),
@@ -58,25 +62,81 @@ def fit(recipe: Recipe, out: Path, progress: bool = True, splits: Splits | None 
         "environment": runs.environment(),
         "forms": doctor.active_forms(),
     }
-    runs.write_json(out / runs.RUN, info)
-    return _train(recipe, splits, system, info, out, None, progress)
+    if command is not None:
+        info["command"] = command
+    existed = out.is_dir()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        runs.write_text(out / runs.RECIPE, recipe.to_yaml())
+        runs.write_json(out / runs.RUN, info)
+    except OSError as error:
+        raise AffuseError(
+            f"{out}: cannot write a run there ({error.strerror}); choose another folder with --out"
+        ) from None
+    try:
+        return _train(recipe, splits, system, info, out, None, progress)
+    except Exception:
+        if not (out / runs.CHECKPOINT).is_file():  # nothing that could be resumed
+            for name in (runs.RUN, runs.RECIPE, runs.HISTORY, runs.WEIGHTS):
+                (out / name).unlink(missing_ok=True)
+            if not existed:
+                out.rmdir()
+        raise
 
 
-def resume(out: Path, overrides: Sequence[str] = (), progress: bool = True) -> Path:
+def resume(out: Path, overrides: Sequence[str] = (), progress: bool = True, command: str | None = None) -> Path:
     """Continue a run that was interrupted, from its last whole epoch; it ends where the uninterrupted one would.
 
+    Overrides of data and training become part of the run's recipe, and `command` then of its record.
+
     Raises:
-        AffuseError: the folder is not a run, or the run is complete.
+        AffuseError: the folder is not a run, the run is complete, its checkpoint is broken, or the overrides change the
+            system.
     """
     info = runs.read_info(out)
     if info["status"] == "complete":
         raise AffuseError(f"{out}: this run is complete; there is nothing to resume")
     recipe = load_recipe(out / runs.RECIPE, list(overrides))
+    _check(recipe.training)
+    if overrides:
+        before = load_recipe(out / runs.RECIPE)
+        if (before.system_name, before.system) != (recipe.system_name, recipe.system):
+            raise AffuseError(f"{out}: a resumed run keeps its system; for another one, begin a new run")
+    checkpoint = out / runs.CHECKPOINT
+    if checkpoint.is_file():
+        try:
+            torch.load(checkpoint, map_location="cpu", weights_only=True)
+        except Exception:  # a broken archive shows itself in many ways
+            raise AffuseError(f"{checkpoint}: broken; delete it, and the run resumes from its beginning") from None
     pl.seed_everything(recipe.training.seed, verbose=False)
     splits = recipe.data.splits(recipe.training.seed)
     system = SYSTEMS[recipe.system_name](runs.without_pretrained(recipe.system), splits.task)
-    checkpoint = out / runs.CHECKPOINT
+    if overrides:
+        runs.write_text(out / runs.RECIPE, recipe.to_yaml())
+        if command is not None and "command" in info:
+            info["command"] += f"\n{command}"
+        runs.write_json(out / runs.RUN, info)
     return _train(recipe, splits, system, info, out, checkpoint if checkpoint.is_file() else None, progress)
+
+
+def _check(training: Training) -> None:
+    """Values that a type alone does not exclude; Lightning or PyTorch would stumble over them with a run half begun."""
+    least = {
+        "epochs": 1,
+        "batch_size": 1,
+        "devices": 1,
+        "lr": 0,
+        "weight_decay": 0,
+        "clip_norm": 0,
+        "workers": 0,
+        "seed": 0,
+    }
+    for name, smallest in least.items():
+        value = getattr(training, name)
+        if not value >= smallest or value == float("inf"):
+            raise AffuseError(f"training.{name} is {value}; it must be a number from {smallest} up")
+    if not 0 <= training.modality_dropout <= 1:
+        raise AffuseError(f"training.modality_dropout is {training.modality_dropout}; it is a share, from 0 to 1")
 
 
 def _train(
@@ -99,19 +159,27 @@ def _train(
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
-        trainer = pl.Trainer(
-            max_epochs=training.epochs,
-            accelerator=training.accelerator,
-            devices=training.devices,
-            precision=training.precision,  # type: ignore[arg-type]
-            gradient_clip_val=training.clip_norm or None,
-            callbacks=callbacks,
-            logger=False,
-            num_sanity_val_steps=0,
-            enable_model_summary=False,
-            enable_progress_bar=progress,
-            default_root_dir=out,
-        )
+        try:
+            trainer = pl.Trainer(
+                max_epochs=training.epochs,
+                accelerator=training.accelerator,
+                devices=training.devices,
+                precision=training.precision,  # type: ignore[arg-type]
+                gradient_clip_val=training.clip_norm or None,
+                callbacks=callbacks,
+                logger=False,
+                num_sanity_val_steps=0,
+                enable_model_summary=False,
+                enable_progress_bar=progress,
+                default_root_dir=out,
+            )
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            # Which accelerators and precisions there are is Lightning's to know, and differs by machine.
+            chosen = (
+                f"accelerator {training.accelerator!r}, devices {training.devices}, precision {training.precision!r}"
+            )
+            reason = " ".join(str(error).split())[:200]
+            raise AffuseError(f"training settings: {chosen} do not work here: {reason}") from None
         loader = partial(DataLoader, batch_size=training.batch_size, num_workers=training.workers)
         collate = partial(Batch.collate, modalities=system.modalities)
         selection = splits.validation if training.select_on == "validation" else splits.test

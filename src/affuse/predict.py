@@ -1,14 +1,15 @@
 """predict: what a run says of files it has never seen, one record a file.
 
-A video gives frames; the face and an eye are found in it, and the events are simulated from the eye's own motion. An event
-file gives events alone, and the RGB camera is absent. A folder with `frame` and `event` images is a recording of both.
+A video gives frames; the face and an eye are found in it, and the events are simulated from the eye's own motion. A picture
+gives the same frame through a whole clip, and no events: nothing moves in it, so the event camera is absent. An event file
+gives events alone, and the RGB camera is absent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,67 +18,86 @@ from numpy.typing import NDArray
 from affuse import runs
 from affuse.evaluate import rounded
 from affuse.signals.clips import ClipSpec, event_clip, rgb_clip
-from affuse.signals.events import linear_luminance, read_events, simulate_events
+from affuse.signals.events import Events, linear_luminance, read_events, simulate_events
 from affuse.signals.face import eye_crops
 from affuse.signals.video import VIDEO_SUFFIXES, read_video
 from affuse.types import AffuseError, Batch, Sample
 
-EVENT_SUFFIXES = (".bin", ".bs2", ".raw", ".dat", ".aedat4", ".h5", ".hdf5", ".npz", ".txt")
+EVENT_SUFFIXES = (".bin", ".bs2", ".raw", ".dat", ".aedat4", ".h5", ".hdf5", ".npz", ".txt", ".csv")
+CLIPS_AT_ONCE = 64  # so that a long recording does not fill the memory
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 def predict(path: str | Path, files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """Answer each file by the run in `path`, lazily.
-
-    Yields:
-        ``file``, ``status`` (``ok``, ``no face``, ``no answer``), and where ok ``label``, ``probabilities`` by class,
-        ``weights`` (by modality and expert) and ``windows``: the same for each clip, with ``start_us`` and ``stop_us``. Where
-        not ok, ``reason``.
+    """Answer each file by the run in `path`, lazily: ``file``, and what `answer` says of it.
 
     Raises:
         AffuseError: the run or a file cannot be read.
     """
     run = runs.load_run(path, overrides)
-    spec = getattr(run.recipe.data, "clip", None)
-    for file in map(Path, files):
-        yield {"file": str(file), **_answer(run, spec, file)}
+    for file in files:
+        yield {"file": str(file), **answer(run, file)}
 
 
-def _answer(run: runs.Run, spec: ClipSpec | None, file: Path) -> dict[str, Any]:
+def answer(run: runs.Run, file: str | Path, errors: Literal["raise", "drop"] = "raise") -> dict[str, Any]:
+    """Answer one file.
+
+    Args:
+        run: the trained system.
+        file: a video, a picture, or a recording of events.
+        errors: of bad events in a recording, as `read_events` has it.
+
+    Returns:
+        ``status`` (``ok``, ``no face``, ``no answer``), and where ok ``label``, ``probabilities`` by class, ``weights`` (by
+        modality and expert), ``events`` (``simulated``, ``recorded`` or ``absent``) and ``windows``: the same for each clip,
+        with ``start_us`` and ``stop_us`` where there is a clock. Where not ok, ``reason``.
+
+    Raises:
+        AffuseError: the file cannot be read, or is of a kind that this run has never seen.
+    """
+    file = Path(file)
     if not file.exists():
         raise AffuseError(f"{file}: no such file")
-    if file.suffix.lower() in VIDEO_SUFFIXES:
-        if spec is None:
-            raise AffuseError(f"{file}: a run on {run.recipe.data_name!r} has seen no video; give it an event file")
-        clips, reason = _clips_of_video(file, spec)
-        if reason:
-            return {"status": "no face", "reason": reason}
-        extra = {"events": "simulated"}
-    elif file.suffix.lower() in EVENT_SUFFIXES:
-        clips, extra = _clips_of_events(run, file, spec), {"events": "recorded"}
-    else:
-        raise AffuseError(
-            f"{file}: expected a video ({', '.join(VIDEO_SUFFIXES)}) or events ({', '.join(EVENT_SUFFIXES)})"
-        )
-    if not clips:
-        return {"status": "no answer", "reason": "the recording is shorter than one clip"}
-    return {**_summary(run, clips), **extra}
-
-
-def _clips_of_video(file: Path, spec: ClipSpec) -> tuple[list[Sample], str]:
-    """Clips of the eye in a video, or the reason why there are none."""
+    suffix = file.suffix.lower()
+    spec: ClipSpec | None = getattr(run.recipe.data, "clip", None)
+    if suffix in EVENT_SUFFIXES:
+        clips, reason = _clips_of_events(run, read_events(file, errors=errors), file, spec)
+        return {**_summary(run, clips), "events": "recorded"} if clips else {"status": "no answer", "reason": reason}
+    if suffix not in (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES):
+        videos, pictures, events = map(", ".join, (VIDEO_SUFFIXES, PICTURE_SUFFIXES, EVENT_SUFFIXES))
+        raise AffuseError(f"{file}: expected a video ({videos}), a picture ({pictures}) or events ({events})")
+    if spec is None:
+        raise AffuseError(f"{file}: a run on {run.recipe.data_name!r} has seen no frames; give it an event file")
     crops, times_us, found = eye_crops(read_video(file), spec.size)  # t s s 3, t, t
     if not found.any():
-        return [], f"no face with an eye in any of {len(found)} frames"
+        frames = "the picture" if suffix in PICTURE_SUFFIXES else f"any of {len(found)} frames"
+        return {"status": "no face", "reason": f"no face with an eye in {frames}"}
+    if suffix in PICTURE_SUFFIXES:
+        still = Sample({"rgb": rgb_clip(np.repeat(crops[:1], spec.frames, axis=0), spec)})
+        return {**_summary(run, [still]), "events": "absent"}
+    clips, reason = _clips_of_video(crops, times_us, found, spec)
+    return {**_summary(run, clips), "events": "simulated"} if clips else {"status": "no answer", "reason": reason}
+
+
+def _clips_of_video(
+    crops: NDArray[np.uint8], times_us: NDArray[np.int64], found: NDArray[np.bool_], spec: ClipSpec
+) -> tuple[list[Sample], str]:
+    """Clips of the eye in a video, or the reason why there are none."""
     events = simulate_events(linear_luminance(crops), times_us)
+    windows = list(_windows(times_us, spec))
     clips = []
-    for rows in _windows(times_us, spec):
+    for rows in windows:
         if found[rows].all():
             inputs = {"rgb": rgb_clip(crops[rows], spec), "event": event_clip(events, times_us[rows], spec)}
             clips.append(_sample(inputs, times_us[rows], spec))
-    reason = (
-        "" if clips else f"an eye was found in {int(found.sum())} of {len(found)} frames, never through a whole clip"
-    )
-    return clips, reason
+    if not windows:
+        return [], _too_short(int(times_us[-1] - times_us[0]), spec)
+    return clips, f"an eye was found in {int(found.sum())} of {len(found)} frames, never through a whole clip"
+
+
+def _too_short(duration_us: int, spec: ClipSpec) -> str:
+    needed_us = spec.window_us + (spec.frames - 1) * round(spec.stride * 1e6 / spec.fps)
+    return f"the recording lasts {duration_us / 1e6:.3f} s, a clip {needed_us / 1e6:.3f} s"
 
 
 def _windows(times_us: NDArray[np.int64], spec: ClipSpec) -> Iterator[NDArray[np.int64]]:
@@ -91,11 +111,11 @@ def _windows(times_us: NDArray[np.int64], spec: ClipSpec) -> Iterator[NDArray[np
         start += max(span_us // 2, step_us)
 
 
-def _clips_of_events(run: runs.Run, file: Path, spec: ClipSpec | None) -> list[Sample]:
-    events = read_events(file)
+def _clips_of_events(run: runs.Run, events: Events, file: Path, spec: ClipSpec | None) -> tuple[list[Sample], str]:
+    """Clips of a recording, or the reason why there are none."""
     of_data = getattr(run.recipe.data, "event_clips", None)
     if of_data is not None:  # a data set of events alone has windows of its own
-        return list(of_data(events))
+        return list(of_data(events)), "the recording is shorter than one clip"
     if spec is None:
         raise AffuseError(f"{file}: a run on {run.recipe.data_name!r} has seen no events")
     step_us = round(spec.stride * 1e6 / spec.fps)
@@ -105,7 +125,7 @@ def _clips_of_events(run: runs.Run, file: Path, spec: ClipSpec | None) -> list[S
         times_us = start + step_us * np.arange(spec.frames)
         clips.append(_sample({"event": event_clip(events, times_us, spec)}, times_us, spec))
         start += max((spec.frames - 1) * step_us // 2, step_us)
-    return clips
+    return clips, _too_short(events.duration_us, spec)
 
 
 def _sample(inputs: dict[str, torch.Tensor], times_us: NDArray[np.int64], spec: ClipSpec) -> Sample:
@@ -115,11 +135,18 @@ def _sample(inputs: dict[str, torch.Tensor], times_us: NDArray[np.int64], spec: 
 @torch.no_grad()
 def _summary(run: runs.Run, clips: list[Sample]) -> dict[str, Any]:
     system, classes = run.system, run.info["task"]["classes"]
-    output = system(Batch.collate(clips, system.modalities))
-    if not bool(output.answered.any()):
+    outputs = [
+        system(Batch.collate(clips[start : start + CLIPS_AT_ONCE], system.modalities))
+        for start in range(0, len(clips), CLIPS_AT_ONCE)
+    ]
+    answered = torch.cat([output.answered for output in outputs])
+    if not bool(answered.any()):
         return {"status": "no answer", "reason": f"the file has none of the modalities {list(system.modalities)}"}
-    probabilities = output.logits.softmax(-1)[output.answered]  # k c
-    weights = {name: values[output.answered] for name, values in output.weights.items()}
+    probabilities = torch.cat([output.logits for output in outputs])[answered].softmax(-1)  # k c
+    weights = {
+        name: torch.cat([output.weights[name] for output in outputs])[answered]  # k m, k e, k t
+        for name in outputs[0].weights
+    }
 
     def described(distribution: torch.Tensor, of: dict[str, torch.Tensor]) -> dict[str, Any]:
         named = {name: rounded(values) for name, values in of.items()}
@@ -131,10 +158,10 @@ def _summary(run: runs.Run, clips: list[Sample]) -> dict[str, Any]:
             "weights": named,
         }
 
-    kept = [clip for clip, answered in zip(clips, output.answered.tolist(), strict=True) if answered]
+    spoken = [clip for clip, kept in zip(clips, answered.tolist(), strict=True) if kept]
     windows = [
         {**clip.meta, **described(probabilities[row], {name: values[row] for name, values in weights.items()})}
-        for row, clip in enumerate(kept)
+        for row, clip in enumerate(spoken)
     ]
     whole = described(probabilities.mean(0), {name: values.mean(0) for name, values in weights.items()})
     return {"status": "ok", **whole, "windows": windows}

@@ -50,8 +50,11 @@ def write_report(run: Path) -> Path:
         "figures": report_plots.figures(metrics, history, classes),
         "examples": _examples(run / "examples.safetensors", classes),
         "tables": _tables(info, metrics),
-        "command": str(
-            info.get("command") or f"affuse fit {shlex.quote(str(recipe))}\naffuse evaluate {shlex.quote(str(run))}"
+        "command": "\n".join(
+            (
+                str(info.get("command") or f"affuse fit {shlex.quote(str(recipe))}"),
+                f"affuse evaluate {shlex.quote(str(run))}",
+            )
         ),
         "recipe": recipe.read_text(errors="replace") if recipe.is_file() else "",
         "clusters": "subjects" if metrics.get("clustered_by") == "subject" else "recordings",
