@@ -4,7 +4,8 @@
 
 Each seed draws its own world, subjects and weights; the three systems of a seed see the same world. The epoch is chosen
 on validation subjects, the figures are of test subjects. The world's lights and the recipe were settled on seed 0, which
-is therefore not among the seeds. All figures are synthetic.
+is therefore not among the seeds. Rows that --out already holds for the same recipe are not measured again. All figures
+are synthetic.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+import yaml
 
 from affuse.fit import fit
 from affuse.recipe import load_recipe
@@ -29,21 +31,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "mco_e_eyes.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    rows: list[dict] = []
+    source = ROOT / "recipes" / "mco_e" / "eyes.yaml"
+    settings = yaml.safe_load(source.read_text())
+    before = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    rows: list[dict] = before["rows"] if before.get("recipe") == settings else []
     for seed in arguments.seeds:
         splits = None
         for name, modalities in SETTINGS.items():
-            recipe = load_recipe(
-                ROOT / "recipes" / "mco_e" / "eyes.yaml",
-                ["--training.seed", str(seed), "--system.modalities", modalities],
-            )
+            if any(row["seed"] == seed and row["system"] == name for row in rows):
+                continue
+            recipe = load_recipe(source, ["--training.seed", str(seed), "--system.modalities", modalities])
             splits = splits or recipe.data.splits(seed)
             with tempfile.TemporaryDirectory() as folder:
                 run = fit(recipe, Path(folder) / "run", progress=False, splits=splits)
                 metrics = json.loads((run / "metrics.json").read_text())
             rows.append({"seed": seed, "system": name, "metrics": metrics})
             print(seed, name, metrics["war"]["value"], flush=True)
-            arguments.out.write_text(json.dumps({"synthetic": True, "rows": rows}, indent=1) + "\n")
+            arguments.out.write_text(json.dumps({"synthetic": True, "recipe": settings, "rows": rows}) + "\n")
     print_table(rows)
 
 
