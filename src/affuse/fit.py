@@ -103,20 +103,23 @@ def resume(out: Path, overrides: Sequence[str] = (), progress: bool = True, comm
         if (before.system_name, before.system) != (recipe.system_name, recipe.system):
             raise AffuseError(f"{out}: a resumed run keeps its system; for another one, begin a new run")
     checkpoint = out / runs.CHECKPOINT
-    if checkpoint.is_file():
+    begun = checkpoint.is_file()
+    if begun:
         try:
             torch.load(checkpoint, map_location="cpu", weights_only=True)
         except Exception:  # a broken archive shows itself in many ways
             raise AffuseError(f"{checkpoint}: broken; delete it, and the run resumes from its beginning") from None
     pl.seed_everything(recipe.training.seed, verbose=False)
     splits = recipe.data.splits(recipe.training.seed)
-    system = SYSTEMS[recipe.system_name](runs.without_pretrained(recipe.system), splits.task)
+    system = SYSTEMS[recipe.system_name](
+        runs.without_pretrained(recipe.system) if begun else recipe.system, splits.task
+    )
     if overrides:
         runs.write_text(out / runs.RECIPE, recipe.to_yaml())
         if command is not None and "command" in info:
             info["command"] += f"\n{command}"
         runs.write_json(out / runs.RUN, info)
-    return _train(recipe, splits, system, info, out, checkpoint if checkpoint.is_file() else None, progress)
+    return _train(recipe, splits, system, info, out, checkpoint if begun else None, progress)
 
 
 def _check(training: Training) -> None:

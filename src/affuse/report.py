@@ -37,7 +37,7 @@ def write_report(run: Path) -> Path:
         raise AffuseError(f"{run}: no such run folder; affuse fit writes one")
     info, metrics = _read_json(run / "run.json"), _read_json(run / "metrics.json")
     history = _read_history(run / "history.jsonl")
-    facts = info.get("facts") or {}
+    facts = metrics.get("facts") or info.get("facts") or {}
     recipe = run / "recipe.yaml"
     classes = list((info.get("task") or {}).get("classes") or metrics.get("per_class") or [])
     page = {
@@ -49,7 +49,7 @@ def write_report(run: Path) -> Path:
         "headline": _headline(metrics),
         "figures": report_plots.figures(metrics, history, classes),
         "examples": _examples(run / "examples.safetensors", classes),
-        "tables": _tables(info, metrics),
+        "tables": _tables({**info, "facts": facts}, metrics),
         "command": "\n".join(
             (
                 str(info.get("command") or f"affuse fit {shlex.quote(str(recipe))}"),

@@ -21,6 +21,7 @@ from affuse.systems import SYSTEMS
 from affuse.types import AffuseError, System, Task
 
 RECIPE, RUN, WEIGHTS, HISTORY = "recipe.yaml", "run.json", "weights.safetensors", "history.jsonl"
+STATUS = ("running", "interrupted", "complete")
 METRICS, PREDICTIONS, EXAMPLES, CHECKPOINT = "metrics.json", "predictions.jsonl", "examples.safetensors", "last.ckpt"
 
 
@@ -47,7 +48,9 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> Run:
     system = SYSTEMS[recipe.system_name](without_pretrained(recipe.system), task)
     weights = path / WEIGHTS
     if not weights.is_file():
-        raise AffuseError(f"{weights}: no weights yet (status {info.get('status')!r}): affuse fit --resume {path}")
+        status = info["status"]
+        remedy = "copy the file again or train again" if status == "complete" else f"affuse fit --resume {path}"
+        raise AffuseError(f"{weights}: no such file, and the run is {status}: {remedy}")
     try:
         system.load_state_dict(load_file(weights))
     except (SafetensorError, OSError) as error:
@@ -75,7 +78,10 @@ def read_info(path: Path) -> dict[str, Any]:
     try:
         info = json.loads((path / RUN).read_text())
         info["task"]["classes"] = list(info["task"]["classes"])
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+        if info["task"]["kind"] not in ("classification", "regression") or info["status"] not in STATUS:
+            raise ValueError
+        info["seconds"] = float(info["seconds"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise AffuseError(f"{path / RUN}: broken; train again or restore the file") from None
     return info
 
