@@ -9,7 +9,15 @@ from glob import glob
 from setuptools import Extension, setup
 
 FOLDER = "src/affuse/ops/native"
-FLAGS = ["-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fvisibility=hidden"]
+FLAGS = [
+    "-O3",
+    "-std=c++17",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-fvisibility=hidden",
+    "-g0",
+]
 
 setup(
     ext_modules=[

@@ -6,9 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from affuse.ops import native
 from affuse.ops.selective_scan import CHUNK, active_form, selective_scan, selective_scan_reference, selective_scan_step
 from affuse.types import AffuseError
 
+BUILT, WHY = native.available()
+needs_native = pytest.mark.skipif(not BUILT, reason=WHY)
+FORMS = ["reference", "chunked", pytest.param("native", marks=needs_native)]
+FAST_FORMS = FORMS[1:]
 LENGTHS = (1, 2, 3, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 101, 257, 1000, 1023, 1024)
 
 
@@ -45,10 +50,13 @@ def furthest(ours: list[Tensor], truth: list[Tensor]) -> float:
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("length", LENGTHS)
-def test_chunked_agrees_with_float64_reference_in_values_and_gradients(length: int, reverse: bool) -> None:
+@pytest.mark.parametrize("form", FAST_FORMS)
+def test_every_form_agrees_with_float64_reference_in_values_and_gradients(
+    form: str, length: int, reverse: bool
+) -> None:
     inputs = operands(length)
     truth = values_and_gradients(inputs, torch.float64, "reference", reverse)
-    assert furthest(values_and_gradients(inputs, torch.float32, "chunked", reverse), truth) < 1e-5
+    assert furthest(values_and_gradients(inputs, torch.float32, form, reverse), truth) < 1e-5
 
 
 @settings(max_examples=15, deadline=None)
@@ -59,7 +67,7 @@ def test_chunked_agrees_with_reference_for_any_length(length: int, reverse: bool
     assert furthest(values_and_gradients(inputs, torch.float64, "chunked", reverse), truth) < 1e-11
 
 
-@pytest.mark.parametrize("form", ["reference", "chunked"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("length", [1, 5, CHUNK + 3, 130])
 def test_forward_equals_folding_step(form: str, length: int) -> None:
     u, delta, A, B, C, D, state = operands(length)
@@ -72,44 +80,54 @@ def test_forward_equals_folding_step(form: str, length: int) -> None:
     assert torch.allclose(last, state, rtol=1e-5, atol=1e-6)
 
 
-def test_a_scan_goes_on_from_its_last_state() -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_a_scan_goes_on_from_its_last_state(form: str) -> None:
     u, delta, A, B, C, D, _ = operands(50)
-    whole, end = selective_scan(u, delta, A, B, C, D)
-    first, state = selective_scan(u[:, :23], delta[:, :23], A, B[:, :23], C[:, :23], D)
-    second, last = selective_scan(u[:, 23:], delta[:, 23:], A, B[:, 23:], C[:, 23:], D, state)
+    whole, end = selective_scan(u, delta, A, B, C, D, form=form)
+    first, state = selective_scan(u[:, :23], delta[:, :23], A, B[:, :23], C[:, :23], D, form=form)
+    second, last = selective_scan(u[:, 23:], delta[:, 23:], A, B[:, 23:], C[:, 23:], D, state, form=form)
     assert torch.allclose(whole, torch.cat([first, second], 1), rtol=1e-5, atol=1e-6)
     assert torch.allclose(end, last, rtol=1e-5, atol=1e-6)
 
 
-def test_reverse_is_the_forward_scan_of_the_flipped_sequence() -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_reverse_is_the_forward_scan_of_the_flipped_sequence(form: str) -> None:
     u, delta, A, B, C, D, state = operands(37)
-    y, last = selective_scan(u, delta, A, B, C, D, state, reverse=True)
-    flipped, end = selective_scan(u.flip(1), delta.flip(1), A, B.flip(1), C.flip(1), D, state)
+    y, last = selective_scan(u, delta, A, B, C, D, state, reverse=True, form=form)
+    flipped, end = selective_scan(u.flip(1), delta.flip(1), A, B.flip(1), C.flip(1), D, state, form=form)
     assert torch.equal(y, flipped.flip(1))
     assert torch.equal(last, end)
 
 
 @pytest.mark.parametrize("decay", [1e-8, 1e2, 1e6, 1e30], ids=["none", "fast", "faster", "at once"])
-def test_extreme_decays_stay_finite_and_exact(decay: float) -> None:
+@pytest.mark.parametrize("form", FAST_FORMS)
+def test_extreme_decays_stay_finite_and_exact(form: str, decay: float) -> None:
     inputs = operands(70)
     inputs[2] = torch.full_like(inputs[2], -decay)
     truth = values_and_gradients(inputs, torch.float64, "reference", False)
-    ours = values_and_gradients(inputs, torch.float32, "chunked", False)
+    ours = values_and_gradients(inputs, torch.float32, form, False)
     assert all(torch.isfinite(x).all() for x in ours)
     assert furthest(ours[:2], truth[:2]) < 1e-5
     assert furthest([ours[2], *ours[5:8]], [truth[2], *truth[5:8]]) < 1e-5  # u, B, C, D
 
 
-def test_half_precision_keeps_its_state_in_float32() -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_half_precision_keeps_its_state_in_float32(form: str) -> None:
     u, delta, A, B, C, D, _ = operands(64)
-    y, last = selective_scan(u.bfloat16(), delta.bfloat16(), A, B.bfloat16(), C.bfloat16(), D)
+    u, delta, B, C = (x.bfloat16() for x in (u, delta, B, C))
+    y, last = selective_scan(u, delta, A, B, C, D, form=form)
     assert y.dtype == torch.bfloat16
     assert last.dtype == torch.float32
+    exact, end = selective_scan(*(x.double() for x in (u, delta, A, B, C, D)), form="reference")
+    assert torch.allclose(last.double(), end, rtol=1e-5, atol=1e-6)
+    assert torch.allclose(y.double(), exact, rtol=2**-8, atol=1e-5)  # the last rounding alone
 
 
 def test_the_environment_chooses_the_form(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AFFUSE_SCAN", raising=False)
-    assert active_form()[0] == "chunked"
+    assert active_form() == ("native" if native.available()[0] else "chunked", native.available()[1])
+    monkeypatch.setenv("AFFUSE_SCAN", "chunked")
+    assert active_form() == ("chunked", "AFFUSE_SCAN=chunked")
     monkeypatch.setenv("AFFUSE_SCAN", "reference")
     assert active_form() == ("reference", "AFFUSE_SCAN=reference")
     u, delta, A, B, C, D, _ = operands(20)

@@ -8,10 +8,10 @@ With state h in R^(d, n) for each row, and for each step t::
 Shape letters: ``b`` batch, ``t`` time, ``d`` channel, ``n`` state. Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling
 with Selective State Spaces", 2023, Eq. 2 and Algorithm 2.
 
-Two forms of the same mathematics: `selective_scan_reference` is the loop above, differentiated by autograd; the chunked form
-keeps the states of one chunk only, recomputes them in its own backward pass, and never divides by a product of decays, so
-it is as exact as the loop for any decay. The environment variable ``AFFUSE_SCAN`` chooses between them where the caller
-leaves it open.
+Three forms of the same mathematics: `selective_scan_reference` is the loop above, differentiated by autograd; the chunked
+form, in pure PyTorch, keeps the states of one chunk only and recomputes them in its own backward pass; the native form does
+the same in C++, where the extension is built (`affuse.ops.native`). None divides by a product of decays, so all are exact
+for any decay. The environment variable ``AFFUSE_SCAN`` chooses between them where the caller leaves it open.
 """
 
 from __future__ import annotations
@@ -24,24 +24,36 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from affuse.ops import native
+from affuse.ops.native import selective_scan as _operators  # noqa: F401  (makes torch.ops.affuse.selective_scan_native)
 from affuse.types import AffuseError
 
-Form = Literal["auto", "reference", "chunked"]
+Form = Literal["auto", "reference", "chunked", "native"]
 CHUNK = 16  # steps whose states are held at once; more leave the cache of a CPU and are slower
 
 
 def active_form() -> tuple[str, str]:
     """The form that `selective_scan` takes where the caller leaves it open, and why.
 
+    The native form serves float32 (and bfloat16, computed as float32) on the CPU; for float64 and on other devices its
+    place is taken by the chunked one.
+
     Raises:
-        AffuseError: ``AFFUSE_SCAN`` names no form.
+        AffuseError: ``AFFUSE_SCAN`` names no form, or asks for the native one where it is not built.
     """
     chosen = os.environ.get("AFFUSE_SCAN", "auto")
-    if chosen == "auto":
-        return "chunked", "the default"
-    if chosen not in ("reference", "chunked"):
-        raise AffuseError(f"AFFUSE_SCAN={chosen!r} is no form of the selective scan: use auto, reference or chunked")
-    return chosen, f"AFFUSE_SCAN={chosen}"
+    if chosen not in ("auto", "reference", "chunked", "native"):
+        raise AffuseError(
+            f"AFFUSE_SCAN={chosen!r} is no form of the selective scan: use auto, reference, chunked or native"
+        )
+    if chosen in ("reference", "chunked"):
+        return chosen, f"AFFUSE_SCAN={chosen}"
+    built, why = native.available()
+    if chosen == "native":
+        if not built:
+            raise AffuseError(f"AFFUSE_SCAN=native, but {why}")
+        return chosen, "AFFUSE_SCAN=native"
+    return ("native" if built else "chunked"), why
 
 
 def selective_scan(
@@ -72,10 +84,20 @@ def selective_scan(
 
     Returns:
         The output, in the dtype of `u`, and the last state. States are float32, or float64 where an input is.
+
+    Raises:
+        AffuseError: `form` is ``native``, and native code is not built here or does not serve these inputs.
     """
+    dtype = torch.float64 if torch.float64 in {u.dtype, A.dtype, B.dtype, C.dtype, delta.dtype} else torch.float32
+    if _takes_native(u, dtype, form):
+        inputs = (u, delta, A, B, C, D, state)
+        keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+        y, h, _ = torch.ops.affuse.selective_scan_native(
+            *(None if x is None else x.to(dtype) for x in inputs), reverse, keep
+        )
+        return y.to(u.dtype), h
     if form == "auto":
         form = active_form()[0]  # type: ignore[assignment]
-    dtype = torch.float64 if torch.float64 in {u.dtype, A.dtype, B.dtype, C.dtype, delta.dtype} else torch.float32
     with torch.autocast(u.device.type, enabled=False):
         x, step, decay, into, out = (tensor.to(dtype) for tensor in (u, delta, A, B, C))
         h = u.new_zeros(u.shape[0], *A.shape, dtype=dtype) if state is None else state.to(dtype)
@@ -90,6 +112,18 @@ def selective_scan(
         if D is not None:
             y = y + D.to(dtype) * u
     return y.to(u.dtype), h
+
+
+def _takes_native(u: Tensor, dtype: torch.dtype, form: Form) -> bool:
+    """Whether the native form serves this call."""
+    serves = dtype == torch.float32 and u.device.type == "cpu"
+    if form == "native":
+        built, why = native.available()
+        if not built:
+            raise AffuseError(f"form='native', but {why}")
+        if not serves:
+            raise AffuseError(f"form='native' serves float32 on the CPU, not {dtype} on {u.device}: use form='chunked'")
+    return serves and (form == "native" or (form == "auto" and active_form()[0] == "native"))
 
 
 def selective_scan_step(
@@ -120,8 +154,8 @@ def selective_scan_reference(
     """`selective_scan` forward in time as a plain fold of `selective_scan_step`, in the dtype it is given."""
     h = u.new_zeros(u.shape[0], *A.shape) if state is None else state
     outputs = []
-    for t in range(u.shape[1]):
-        y, h = selective_scan_step(u[:, t], delta[:, t], A, B[:, t], C[:, t], D, h)
+    for u_t, delta_t, B_t, C_t in zip(*(x.unbind(1) for x in (u, delta, B, C)), strict=True):
+        y, h = selective_scan_step(u_t, delta_t, A, B_t, C_t, D, h)
         outputs.append(y)
     return torch.stack(outputs, 1), h
 
