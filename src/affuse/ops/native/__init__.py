@@ -54,6 +54,7 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
     return library, f"the native extension is built; it uses {library.affuse_instructions().decode()} instructions here"
 
 
+@torch.compiler.assume_constant_result  # so that a compiler need not trace how the library is loaded
 def available() -> tuple[bool, str]:
     """Whether native code can be called, and what was found or what is missing."""
     library, why = _library()
