@@ -291,3 +291,23 @@ def test_table_has_war_and_uar_overall_and_by_light() -> None:
     )
     assert f"{100 * summary['per_condition']['HDR']['value']:.1f}" in rows["HDR"]
     assert "rank correlation +0.8" in " ".join(text.split())
+
+
+def test_the_facts_of_what_was_evaluated_go_before_those_of_the_training(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    summary = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps({**summary, "facts": {"name": "another eye", "split": "by moon"}}))
+    page = report.write_report(run).read_text()
+    assert "mco_e on another eye" in page and "by moon" in page and "subjects disjoint" not in page
+
+
+def test_the_command_that_made_the_run_is_shown(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    assert (
+        f"affuse fit {run / 'recipe.yaml'}" in report.write_report(run).read_text()
+    )  # made from Python: none recorded
+    info = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**info, "command": "affuse fit own.yaml --training.lr 1e-3"}))
+    page = report.write_report(run).read_text()
+    assert f"affuse fit own.yaml --training.lr 1e-3\naffuse evaluate {run}" in page
+    assert f"affuse fit {run / 'recipe.yaml'}" not in page

@@ -1,0 +1,152 @@
+"""What a run says of files it has never seen: of every kind of file the modalities that it has, and no others."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from affuse import AffuseError, cli, runs
+from affuse.predict import answer, predict
+from affuse.recipe import load_recipe
+from affuse.signals.events import Events, write_events
+from affuse.systems import SYSTEMS
+from affuse.types import Task
+
+RECIPES = Path(__file__).parents[1] / "recipes" / "mco_e"
+CLASSES = ("happiness", "sadness", "angry")
+
+
+def write_run(path: Path, recipe_name: str, *overrides: str) -> Path:
+    """A run with weights as drawn: what it answers is worth nothing, how it answers is the same."""
+    recipe = load_recipe(RECIPES / recipe_name, overrides)
+    torch.manual_seed(0)
+    system = SYSTEMS[recipe.system_name](recipe.system, Task("classification", CLASSES))
+    path.mkdir()
+    (path / runs.RECIPE).write_text(recipe.to_yaml())
+    task = {"kind": "classification", "classes": CLASSES}
+    runs.write_json(path / runs.RUN, {"task": task, "status": "complete", "seconds": 0})
+    runs.save_weights(system, path / runs.WEIGHTS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> runs.Run:
+    return runs.load_run(write_run(tmp_path_factory.mktemp("runs") / "eyes", "eyes.yaml"))
+
+
+def face(real_data: Path, name: str) -> Path:
+    if not (real_data / "faces" / name).is_file():
+        pytest.skip(f"no recording {name}")
+    return real_data / "faces" / name
+
+
+def write_recording(path: Path, duration_us: int, sensor: int = 64) -> Path:
+    generator = np.random.default_rng(0)
+    t_us = 7_000_000 + np.linspace(0, duration_us, 5000).astype(np.int64)
+    x, y = generator.integers(0, sensor, (2, 5000))
+    write_events(Events(t_us, x, y, generator.choice([-1, 1], 5000), sensor, sensor), path)
+    return path
+
+
+def assert_sound(record: dict, modalities: tuple[str, ...]) -> None:
+    """An answer with its decisions, of these modalities only, and each window in its place."""
+    assert json.loads(json.dumps(record)) == record
+    assert record["status"] == "ok" and record["windows"]
+    for part in (record, *record["windows"]):
+        assert part["label"] == max(part["probabilities"], key=part["probabilities"].get)
+        assert tuple(part["probabilities"]) == CLASSES
+        for weights in (part["probabilities"], part["weights"]["modality"]):
+            assert sum(weights.values()) == pytest.approx(1, abs=1e-4)
+        assert sum(part["weights"]["expert"]) == pytest.approx(1, abs=1e-4)
+        assert {name for name, weight in part["weights"]["modality"].items() if weight > 0} == set(modalities)
+    clocked = [window for window in record["windows"] if "start_us" in window]
+    assert all(window["start_us"] < window["stop_us"] for window in clocked)
+    assert [window["start_us"] for window in clocked] == sorted({window["start_us"] for window in clocked})
+
+
+def test_a_video_with_a_face_is_answered_by_both_cameras(
+    real_data: Path, run: runs.Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["predict", str(run.path), str(face(real_data, "single_face.mp4"))]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert_sound(record, ("rgb", "event"))
+    assert record["events"] == "simulated"
+    assert record["windows"][0]["start_us"] == 0
+    assert {window["stop_us"] - window["start_us"] for window in record["windows"]} <= set(range(480_000, 540_000))
+
+
+def test_a_video_without_a_face_says_so_and_is_no_failure(
+    real_data: Path, run: runs.Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["predict", str(run.path), str(face(real_data, "no_face.mp4"))]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["status"] == "no face" and "95 frames" in record["reason"]
+    assert "label" not in record and "probabilities" not in record
+
+
+def test_a_face_that_comes_late_is_answered_from_then_on(real_data: Path, tmp_path: Path, run: runs.Run) -> None:
+    picture = cv2.imread(str(face(real_data, "single_face.jpg")))
+    shrink = 240 / max(picture.shape[:2])
+    picture = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+    height, width = (side // 2 * 2 for side in picture.shape[:2])
+    video = cv2.VideoWriter(str(tmp_path / "late.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 30, (width, height))
+    for number in range(60):
+        video.write(picture[:height, :width] if number >= 20 else np.full((height, width, 3), 90, np.uint8))
+    video.release()
+    record = answer(run, tmp_path / "late.mp4")
+    assert_sound(record, ("rgb", "event"))
+    assert 500_000 < record["windows"][0]["start_us"] + run.recipe.data.clip.window_us < 1_000_000
+    assert answer(run, tmp_path / "late.mp4") == record
+
+
+def test_a_picture_has_no_events(real_data: Path, run: runs.Run) -> None:
+    record = answer(run, face(real_data, "single_face.jpg"))
+    assert_sound(record, ("rgb",))
+    assert record["events"] == "absent" and "start_us" not in record["windows"][0]
+
+
+def test_a_picture_without_a_face_says_so(tmp_path: Path, run: runs.Run) -> None:
+    cv2.imwrite(str(tmp_path / "grey.png"), np.full((80, 80, 3), 128, np.uint8))
+    assert answer(run, tmp_path / "grey.png") == {"status": "no face", "reason": "no face with an eye in the picture"}
+
+
+def test_an_event_recording_is_answered_by_the_event_camera_alone(tmp_path: Path, run: runs.Run) -> None:
+    record = answer(run, write_recording(tmp_path / "made.npz", 1_500_000))
+    assert_sound(record, ("event",))
+    assert record["events"] == "recorded" and record["windows"][0]["start_us"] == 7_000_000
+    assert record["windows"][-1]["stop_us"] <= 8_500_000
+
+
+def test_a_recording_shorter_than_a_clip_is_no_answer(tmp_path: Path, run: runs.Run) -> None:
+    record = answer(run, write_recording(tmp_path / "short.npz", 100_000))
+    assert record == {"status": "no answer", "reason": "the recording lasts 0.100 s, a clip 0.533 s"}
+
+
+def test_a_long_recording_is_answered_as_its_clips_are_one_by_one(
+    tmp_path: Path, run: runs.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_recording(tmp_path / "long.npz", 2_000_000)
+    together = answer(run, file)
+    monkeypatch.setattr("affuse.predict.CLIPS_AT_ONCE", 2)
+    apart = answer(run, file)
+    assert len(together["windows"]) > 4
+    for one, other in zip(together["windows"], apart["windows"], strict=True):
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
+
+
+def test_a_run_without_the_modality_of_the_file_does_not_guess(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "rgb", "eyes.yaml", "--system.modalities", "[rgb]")
+    (record,) = predict(path, [write_recording(tmp_path / "made.npz", 1_000_000)])
+    assert record["status"] == "no answer" and "rgb" in record["reason"]
+
+
+def test_a_run_of_events_alone_answers_recordings_and_refuses_frames(tmp_path: Path) -> None:
+    run = runs.load_run(write_run(tmp_path / "run", "nmnist.yaml", "--data.root", str(tmp_path)))
+    record = answer(run, write_recording(tmp_path / "digit.npz", 300_000, sensor=34))
+    assert record["status"] == "ok" and record["events"] == "recorded"
+    (tmp_path / "film.mp4").touch()
+    with pytest.raises(AffuseError, match="no frames"):
+        answer(run, tmp_path / "film.mp4")
