@@ -8,7 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affuse import AffuseError
-from affuse.ops.events import accumulated_image, count_image, time_surface, voxel_grid
+from affuse.ops import events as module
+from affuse.ops.events import (
+    BLOCK,
+    FORMS,
+    accumulated_image,
+    active_form,
+    count_image,
+    native_is_built,
+    time_surface,
+    voxel_grid,
+    window_bounds,
+)
 
 SIZE = {"height": 4, "width": 5}
 START, STOP = 1_600_000_000_000_000, 1_600_000_000_033_333
@@ -169,3 +180,131 @@ def test_accumulated_image_is_brighter_where_events_were_positive(events):
     assert torch.equal(image[0], image[1])
     assert torch.equal(image[0], image[2])
     assert torch.equal((image[0] - 0.5).sign(), sums.sign())
+
+
+# The forms: all equal to the reference, whatever the events.
+
+FAST = [form for form in FORMS if form != "reference"]
+KINDS = [torch.int16, torch.int32, torch.int64]
+
+
+def available(form):
+    if form == "native" and not native_is_built()[0]:
+        pytest.skip("the native code is not built here")
+    return form
+
+
+@pytest.fixture(params=FAST)
+def fast(request):
+    return available(request.param)
+
+
+def many_events(count, *, seed=0, clustered=False, height=60, width=80):
+    generator = torch.Generator().manual_seed(seed)
+    t = START + torch.randint(0, STOP - START, (count,), generator=generator).sort().values
+    if clustered:
+        x, y = (
+            torch.randn(count, generator=generator).mul(1.5).add(s / 2).long().clamp(0, s - 1) for s in (width, height)
+        )
+    else:
+        x, y = (torch.randint(0, s, (count,), generator=generator) for s in (width, height))
+    return t, x, y, torch.randint(0, 2, (count,), generator=generator) * 2 - 1
+
+
+def all_images(events, form, *, bins=5, height=60, width=80):
+    size = {"height": height, "width": width, "form": form}
+    return [
+        voxel_grid(*events, bins=bins, **size, **WINDOW),
+        count_image(*events[1:], **size),
+        time_surface(*events, **size, t_stop_us=STOP, tau_us=12_345.0),
+        accumulated_image(*events, **size),
+    ]
+
+
+def same_images(ours, theirs):
+    torch.testing.assert_close(ours[0], theirs[0], rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(ours[1:], theirs[1:], strict=True))
+
+
+@pytest.mark.parametrize("bins", [1, 2, 5])
+@pytest.mark.parametrize("clustered", [False, True], ids=["uniform", "clustered"])
+@pytest.mark.parametrize("count", [0, 1, 1000, 2 * BLOCK + 7])
+def test_fast_forms_give_the_images_of_the_reference(fast, count, clustered, bins):
+    events = many_events(count, clustered=clustered)
+    same_images(all_images(events, fast, bins=bins), all_images(events, "reference", bins=bins))
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_events(), st.integers(1, 7))
+def test_fast_forms_give_the_images_of_the_reference_for_any_events(events, bins):
+    for fast in FAST:
+        if fast != "native" or native_is_built()[0]:
+            size = {"bins": bins, "height": 4, "width": 5}
+            same_images(all_images(events, fast, **size), all_images(events, "reference", **size))
+
+
+@pytest.mark.parametrize("coordinates", KINDS)
+@pytest.mark.parametrize("polarity", [torch.int8, torch.int64, torch.bool])
+def test_every_type_of_column_gives_the_same_images(fast, coordinates, polarity):
+    t, x, y, p = many_events(2000)
+    typed = (t, x.to(coordinates), y.to(coordinates), (p > 0) if polarity == torch.bool else p.to(polarity))
+    same_images(all_images(typed, fast), all_images((t, x, y, p), "reference"))
+
+
+def test_columns_of_mixed_types_and_any_strides_give_the_same_images(fast):
+    t, x, y, p = many_events(2000)
+    table = torch.stack([t, x, y, p], 1)  # its columns are strided
+    same_images(all_images(table.unbind(1), fast), all_images((t, x, y, p), "reference"))
+    same_images(all_images((t, x.to(torch.int8), y.short(), p.int()), fast), all_images((t, x, y, p), "reference"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"x": -1}, "outside of a sensor"),
+        ({"x": 80}, "outside of a sensor"),
+        ({"y": -1}, "outside of a sensor"),
+        ({"y": 60}, "outside of a sensor"),
+        ({"p": 0}, "polarity"),
+        ({"p": 257}, "polarity"),
+        ({"t": START - 1}, "window"),
+        ({"t": STOP}, "window"),
+        ({"t": -(2**63)}, "window"),
+        ({"t": 2**63 - 1}, "window"),
+    ],
+)
+def test_one_wrong_event_among_many_is_the_same_error_in_every_form(form, wrong, named):
+    available(form)
+    events = [column.clone() for column in many_events(1000)]
+    for name, value in wrong.items():
+        events["txyp".index(name)][777] = value
+    with pytest.raises(AffuseError, match=named):
+        voxel_grid(*events, bins=3, height=60, width=80, form=form, **WINDOW)
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_events(), st.lists(st.tuples(st.integers(-10, 40_000), st.integers(-10, 40_000)), max_size=6))
+def test_window_bounds_are_those_of_a_plain_filter(events, windows):
+    t = events[0].sort().values
+    edges = START + torch.tensor(windows, dtype=torch.int64).reshape(-1, 2)
+    first, last = window_bounds(t, edges[:, 0], edges[:, 1])
+    for k, (start, stop) in enumerate(edges.tolist()):
+        assert torch.equal(t[first[k] : last[k]], t[(t >= start) & (t < stop)])
+
+
+def test_the_environment_chooses_the_form(monkeypatch):
+    monkeypatch.delenv("AFFUSE_EVENTS", raising=False)
+    assert active_form()[0] == ("native" if native_is_built()[0] else "blocked")
+    monkeypatch.setenv("AFFUSE_EVENTS", "reference")
+    assert active_form() == ("reference", "AFFUSE_EVENTS=reference")
+    monkeypatch.setenv("AFFUSE_EVENTS", "fastest")
+    with pytest.raises(AffuseError, match="fastest"):
+        count_image(*one_event()[1:], **SIZE)
+
+
+def test_a_form_that_is_not_built_is_an_error_and_not_another_form(monkeypatch):
+    monkeypatch.setattr(module, "native_is_built", lambda: (False, "the native extension is not built"))
+    monkeypatch.setenv("AFFUSE_EVENTS", "native")
+    with pytest.raises(AffuseError, match="not built"):
+        count_image(*one_event()[1:], **SIZE)

@@ -6,15 +6,74 @@ a contrast threshold. Every function takes the events as tensors of length n and
 Polarity is -1 or +1, or a boolean where False is negative; anything else (0 and 1 as integers above all, which would
 lose every negative event without a word) is an error. So are coordinates outside of the sensor: a reader may drop such
 events, an op never does. No event at all gives the image of nothing.
+
+Each function has three forms: the reference takes all events at once; the blocked form does the same with a block of events
+after the other, which stays in the cache; the native form is one pass in C++, on a CPU. The environment variable
+``AFFUSE_EVENTS`` (reference, blocked, native) chooses where the caller leaves it open.
 """
 
 from __future__ import annotations
+
+import os
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from affuse.ops import native
 from affuse.types import AffuseError
+
+Form = Literal["auto", "reference", "blocked", "native"]
+FORMS = ("reference", "blocked", "native")
+BLOCK = 2**16  # events of a block: their indices and weights stay in a core's second-level cache
+_VOXELS, _COUNTS, _AGES = "ppppppiiiiiiii", "ppppiiiii", "pppppiiiiii"  # arguments of the native functions
+_LARGEST = 2**63  # the native functions take integers below it
+
+
+def active_form() -> tuple[str, str]:
+    """The form that events on a CPU become an image by where the caller leaves it open, and why.
+
+    Raises:
+        AffuseError: ``AFFUSE_EVENTS`` names no form, or one that is not built.
+    """
+    chosen = os.environ.get("AFFUSE_EVENTS", "auto")
+    if chosen not in ("auto", *FORMS):
+        raise AffuseError(f"AFFUSE_EVENTS={chosen!r} is no form of event images: use auto, {', '.join(FORMS)}")
+    built, why = native_is_built()
+    if chosen == "auto":
+        return ("native" if built else "blocked"), why
+    if chosen == "native" and not built:
+        raise AffuseError(f"AFFUSE_EVENTS=native: {why}")
+    return chosen, f"AFFUSE_EVENTS={chosen}"
+
+
+def native_is_built() -> tuple[bool, str]:
+    """Whether the native form can be called, and what was found or is missing."""
+    built, why = native.available()
+    if built:
+        try:
+            native.function("affuse_voxel_grid", _VOXELS, "i")
+        except AffuseError as error:
+            return False, str(error)
+    return built, why
+
+
+def window_bounds(
+    t_us: Int[Tensor, "n"], start_us: Int[Tensor, "k"], stop_us: Int[Tensor, "k"]
+) -> tuple[Int[Tensor, "k"], Int[Tensor, "k"]]:
+    """Where in a sorted stream the events with start <= t < stop stand, for many windows at once: first, and one past last.
+
+    The time it takes grows with the number of windows and the logarithm of the stream, which is not copied; windows that
+    follow each other share no event and lose none. A window that stops before it starts is empty.
+
+    Args:
+        t_us: times, microseconds, never falling (not looked through).
+        start_us, stop_us: the windows, microseconds.
+    """
+    times, starts, stops = (column.long().contiguous() for column in (t_us, start_us, stop_us))
+    first = torch.searchsorted(times, starts)
+    return first, torch.maximum(first, torch.searchsorted(times, stops))
 
 
 def voxel_grid(
@@ -28,6 +87,7 @@ def voxel_grid(
     width: int,
     t_start_us: int,
     t_stop_us: int,
+    form: Form = "auto",
 ) -> Float[Tensor, "bins h w"]:
     """Signed voxel grid, bilinear in time (Zhu et al., CVPR 2019, "Unsupervised Event-based Learning", equation 1-3).
 
@@ -41,6 +101,7 @@ def voxel_grid(
         x, y: column in [0, width) and row in [0, height).
         p: -1 or +1, or boolean.
         bins: bins over time; with 1, every event counts in full.
+        form: ``auto`` follows `active_form`; so in the functions below.
 
     Returns:
         (bins, height, width), float32; summed in float64.
@@ -52,18 +113,36 @@ def voxel_grid(
         raise AffuseError(
             f"a voxel grid needs at least one bin and stop after start: bins {bins}, [{t_start_us}, {t_stop_us})"
         )
-    flat, sign = _flat_and_sign(x, y, p, height, width)
-    if len(t_us) and (int(t_us.min()) < t_start_us or int(t_us.max()) >= t_stop_us):
-        raise AffuseError(f"events outside of the window [{t_start_us}, {t_stop_us}) us: slice_time them first")
-    # Subtract as integers first: a clock since 1970 in microseconds leaves float32 with a resolution of minutes.
-    position = (t_us.long() - t_start_us).double() * (bins - 1) / (t_stop_us - t_start_us)  # n
-    left = position.floor().long().clamp(max=max(bins - 2, 0))  # n
-    share = position - left  # n, of the right bin
-    grid = torch.zeros(bins * height * width, dtype=torch.float64, device=t_us.device)
-    grid.index_add_(0, left * height * width + flat, sign * (1 - share))
-    if bins > 1:
-        grid.index_add_(0, (left + 1) * height * width + flat, sign * share)
-    return grid.view(bins, height, width).float()
+    _check_sensor(height, width)
+    form = _chosen(form, t_us)
+    if form == "native" and max(abs(t_start_us), abs(t_stop_us)) < _LARGEST:
+        grid = torch.empty(bins, height, width)
+        sums = torch.empty(2 * max(bins - 1, 1) * height * width, dtype=torch.float64)
+        times, columns = t_us.long().contiguous(), _columns(x, y, p, len(t_us))
+        if native.function("affuse_voxel_grid", _VOXELS, "i")(
+            times.data_ptr(),
+            *(tensor.data_ptr() for tensor in columns),
+            grid.data_ptr(),
+            sums.data_ptr(),
+            *_sizes(columns, p),
+            *(bins, height, width, t_start_us, t_stop_us),
+        ):
+            return grid
+    total = torch.zeros(bins * height * width, dtype=torch.float64, device=t_us.device)
+    for part in _blocks(len(t_us), form):
+        t = t_us[part]
+        flat, sign = _flat_and_sign(x[part], y[part], p[part], height, width)
+        if len(t) and (int(t.min()) < t_start_us or int(t.max()) >= t_stop_us):
+            raise AffuseError(f"events outside of the window [{t_start_us}, {t_stop_us}) us: slice_time them first")
+        # Subtract as integers first: a clock since 1970 in microseconds leaves float32 with a resolution of minutes.
+        position = (t.long() - t_start_us).double() * (bins - 1) / (t_stop_us - t_start_us)  # n
+        left = position.floor().long().clamp(max=max(bins - 2, 0))  # n
+        share = position - left  # n, of the right bin
+        index = left * (height * width) + flat
+        total.index_add_(0, index, sign * (1 - share))
+        if bins > 1:
+            total.index_add_(0, index + height * width, sign * share)
+    return total.view(bins, height, width).float()
 
 
 def count_image(
@@ -73,15 +152,14 @@ def count_image(
     *,
     height: int,
     width: int,
+    form: Form = "auto",
 ) -> Float[Tensor, "2 h w"]:
     """How many events each pixel had: channel 0 counts negative events, channel 1 positive ones.
 
     Raises:
         AffuseError: an event outside of the sensor, or a polarity other than -1 and +1.
     """
-    flat, sign = _flat_and_sign(x, y, p, height, width)
-    index = (sign > 0).long() * height * width + flat
-    return torch.bincount(index, minlength=2 * height * width).view(2, height, width).float()
+    return _counts(x, y, p, height, width, form).float()
 
 
 def time_surface(
@@ -94,6 +172,7 @@ def time_surface(
     width: int,
     t_stop_us: int,
     tau_us: float,
+    form: Form = "auto",
 ) -> Float[Tensor, "2 h w"]:
     """Exponential time surface: S(p, y, x) = exp(-(stop - t_last) / tau), zero where no event was (HOTS, Lagorce 2017).
 
@@ -109,12 +188,24 @@ def time_surface(
     """
     if tau_us <= 0:
         raise AffuseError(f"tau_us of a time surface must be positive, got {tau_us}")
-    flat, sign = _flat_and_sign(x, y, p, height, width)
-    if len(t_us) and int(t_us.max()) > t_stop_us:
-        raise AffuseError(f"an event at {int(t_us.max())} us lies after t_stop_us = {t_stop_us}: slice_time first")
-    index = (sign > 0).long() * height * width + flat
-    age = torch.full((2 * height * width,), torch.inf, dtype=torch.float64, device=t_us.device)
-    age.scatter_reduce_(0, index, (t_stop_us - t_us.long()).double(), "amin")
+    _check_sensor(height, width)
+    form = _chosen(form, t_us)
+    age = torch.empty(2 * height * width, dtype=torch.float64, device=t_us.device)
+    fine = False
+    if form == "native" and abs(t_stop_us) < _LARGEST:
+        times, columns = t_us.long().contiguous(), _columns(x, y, p, len(t_us))
+        pointers = (tensor.data_ptr() for tensor in (times, *columns, age))
+        call = native.function("affuse_event_ages", _AGES, "i")
+        fine = bool(call(*pointers, *_sizes(columns, p), height, width, t_stop_us))
+    if not fine:
+        age.fill_(torch.inf)
+        for part in _blocks(len(t_us), form):
+            t = t_us[part]
+            flat, sign = _flat_and_sign(x[part], y[part], p[part], height, width)
+            if len(t) and int(t.max()) > t_stop_us:
+                raise AffuseError(f"an event at {int(t.max())} us lies after t_stop_us = {t_stop_us}: slice_time first")
+            index = (sign > 0).long() * (height * width) + flat
+            age.scatter_reduce_(0, index, (t_stop_us - t.long()).double(), "amin")
     return torch.exp(-age / tau_us).view(2, height, width).float()
 
 
@@ -127,6 +218,7 @@ def accumulated_image(
     height: int,
     width: int,
     contribution: float = 0.25,
+    form: Form = "auto",
 ) -> Float[Tensor, "3 h w"]:
     """The accumulated event image, as the SEE data set stores it for windows of about 33 ms.
 
@@ -142,16 +234,70 @@ def accumulated_image(
     Raises:
         AffuseError: an event outside of the sensor, or a polarity other than -1 and +1.
     """
-    flat, sign = _flat_and_sign(x, y, p, height, width)
-    total = torch.zeros(height * width, dtype=torch.float64, device=x.device).index_add_(0, flat, sign)
-    image = (0.5 + contribution * total).clamp(0, 1).float().view(1, height, width)
+    negative, positive = _counts(x, y, p, height, width, form).double()
+    image = (0.5 + contribution * (positive - negative)).clamp(0, 1).float()
     return image.repeat(3, 1, 1)
+
+
+def _counts(x: Tensor, y: Tensor, p: Tensor, height: int, width: int, form: Form) -> Tensor:
+    """Events of each pixel as integers (2, height, width), negative ones before positive ones."""
+    _check_sensor(height, width)
+    form = _chosen(form, x)
+    if form == "native" and len(x) < 2**31:
+        counts = torch.empty(2, height, width, dtype=torch.int32)
+        columns = _columns(x, y, p, len(x))
+        pointers = (tensor.data_ptr() for tensor in (*columns, counts))
+        if native.function("affuse_count_events", _COUNTS, "i")(*pointers, *_sizes(columns, p), height, width):
+            return counts
+    total = torch.zeros(2 * height * width, dtype=torch.int64, device=x.device)
+    for part in _blocks(len(x), form):
+        flat, sign = _flat_and_sign(x[part], y[part], p[part], height, width)
+        index = (sign > 0).long() * (height * width) + flat
+        total.index_add_(0, index, torch.ones_like(index))
+    return total.view(2, height, width)
+
+
+def _chosen(form: Form, events: Tensor) -> Form:
+    on_cpu = events.device.type == "cpu"
+    if form == "auto":
+        form = active_form()[0]  # type: ignore[assignment]
+        return form if on_cpu or form == "reference" else "blocked"
+    if form == "native" and not on_cpu:
+        raise AffuseError(f"the native event images are for events on a CPU, not on {events.device}: use auto")
+    return form
+
+
+def _blocks(events: int, form: Form) -> list[slice]:
+    """All events at once in the reference; elsewhere block after block. (What the native form found fault with is gone
+    through like this, for the error's words.)"""
+    size = max(events, 1) if form == "reference" else BLOCK
+    return [slice(i, i + size) for i in range(0, max(events, 1), size)]
+
+
+def _columns(x: Tensor, y: Tensor, p: Tensor, events: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Coordinates and polarity as the native functions read them, copied only where they have to be."""
+    if {len(x), len(y), len(p)} != {events}:
+        raise AffuseError(f"events need columns of one length, {events}: got x {len(x)}, y {len(y)}, p {len(p)}")
+    wide = x.dtype if x.dtype == y.dtype and x.dtype in (torch.int16, torch.int32) else torch.int64
+    # A polarity that is wrong stays wrong in fewer bits.
+    sign = (
+        p.view(torch.int8) if p.dtype == torch.bool else p if p.dtype == torch.int8 else p.clamp(-2, 2).to(torch.int8)
+    )
+    return x.to(wide).contiguous(), y.to(wide).contiguous(), sign.contiguous()
+
+
+def _sizes(columns: tuple[Tensor, Tensor, Tensor], p: Tensor) -> tuple[int, int, bool]:
+    """Number of events, bytes of a coordinate, and whether polarity is boolean."""
+    return len(columns[0]), columns[0].element_size(), p.dtype == torch.bool
+
+
+def _check_sensor(height: int, width: int) -> None:
+    if height < 1 or width < 1:
+        raise AffuseError(f"the sensor must have a positive size, got height {height} and width {width}")
 
 
 def _flat_and_sign(x: Tensor, y: Tensor, p: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Index of each event's pixel in a flat image, and its polarity as float64 -1 or +1; both checked."""
-    if height < 1 or width < 1:
-        raise AffuseError(f"the sensor must have a positive size, got height {height} and width {width}")
     if len(x):
         x_range, y_range = (int(x.min()), int(x.max())), (int(y.min()), int(y.max()))
         if x_range[0] < 0 or y_range[0] < 0 or x_range[1] >= width or y_range[1] >= height:
