@@ -234,6 +234,13 @@ def test_fast_forms_give_the_images_of_the_reference(fast, count, clustered, bin
     same_images(all_images(events, fast, bins=bins), all_images(events, "reference", bins=bins))
 
 
+@pytest.mark.parametrize("bins", [1, 2, 5])
+def test_events_in_any_order_give_the_images_of_sorted_ones(fast, bins):
+    events = many_events(5000)
+    order = torch.randperm(5000, generator=torch.Generator().manual_seed(0))
+    same_images(all_images([column[order] for column in events], fast, bins=bins), all_images(events, fast, bins=bins))
+
+
 @settings(max_examples=60, deadline=None)
 @given(some_events(), st.integers(1, 7))
 def test_fast_forms_give_the_images_of_the_reference_for_any_events(events, bins):

@@ -27,7 +27,7 @@ from affuse.types import AffuseError
 Form = Literal["auto", "reference", "blocked", "native"]
 FORMS = ("reference", "blocked", "native")
 BLOCK = 2**16  # events of a block: their indices and weights stay in a core's second-level cache
-_VOXELS, _COUNTS, _AGES = "ppppppiiiiiiii", "ppppiiiii", "pppppiiiiii"  # arguments of the native functions
+_VOXELS, _COUNTS, _AGES = "ppppppiiiiiiiii", "ppppiiiii", "pppppiiiiii"  # arguments of the native functions
 _LARGEST = 2**63  # the native functions take integers below it
 
 
@@ -53,7 +53,7 @@ def native_is_built() -> tuple[bool, str]:
     built, why = native.available()
     if built:
         try:
-            native.function("affuse_voxel_grid", _VOXELS, "i")
+            native.function("affuse_voxels", _VOXELS, "i")
         except AffuseError as error:
             return False, str(error)
     return built, why
@@ -116,18 +116,17 @@ def voxel_grid(
     _check_sensor(height, width)
     form = _chosen(form, t_us)
     if form == "native" and max(abs(t_start_us), abs(t_stop_us)) < _LARGEST:
-        grid = torch.empty(bins, height, width)
-        sums = torch.empty(2 * max(bins - 1, 1) * height * width, dtype=torch.float64)
         times, columns = t_us.long().contiguous(), _columns(x, y, p, len(t_us))
-        if native.function("affuse_voxel_grid", _VOXELS, "i")(
-            times.data_ptr(),
-            *(tensor.data_ptr() for tensor in columns),
-            grid.data_ptr(),
-            sums.data_ptr(),
-            *_sizes(columns, p),
-            *(bins, height, width, t_start_us, t_stop_us),
-        ):
-            return grid
+        grid = torch.empty(bins, height, width)
+        for whole in (False, True):  # whole: room for all bins at once, where events are not sorted by time
+            sums = torch.empty(2 * (max(bins - 1, 1) if whole else 1) * height * width, dtype=torch.float64)
+            pointers = (tensor.data_ptr() for tensor in (times, *columns, grid, sums))
+            window = bins, height, width, t_start_us, t_stop_us, whole
+            done = native.function("affuse_voxels", _VOXELS, "i")(*pointers, *_sizes(columns, p), *window)
+            if done == 1:
+                return grid
+            if done == 0:
+                break
     total = torch.zeros(bins * height * width, dtype=torch.float64, device=t_us.device)
     for part in _blocks(len(t_us), form):
         t = t_us[part]

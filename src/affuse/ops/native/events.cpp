@@ -50,43 +50,57 @@ inline bool any_events(const Columns& events, int64_t coordinate_bytes, const Ea
 
 }  // namespace
 
-// grid (bins, height, width) float. sums: room for max(bins - 1, 1) * height * width pairs of doubles. Returns 1, or 0 at an
-// event that is not allowed.
+// grid (bins, height, width) float. sums: room for height * width pairs of doubles where the events are sorted by time, for
+// max(bins - 1, 1) times as many where `whole`. Returns 1, 0 at an event that is not allowed, or 2 where events jump so much
+// between bins that it should be called again with room for the whole.
 //
 // Between two bins, what an event gives to the left one and to the right one follows from its polarity and its polarity times
-// its share of the right: these two stand side by side, so that an event touches one place in memory and not two.
-AFFUSE_EXPORT int64_t affuse_voxel_grid(const int64_t* t_us, const void* x, const void* y, const int8_t* p, float* grid,
+// its share of the right: these two stand side by side, so that an event touches one place in memory and not two. Sorted
+// events need the sums of one gap between bins at a time, which stay in the cache.
+AFFUSE_EXPORT int64_t affuse_voxels(const int64_t* t_us, const void* x, const void* y, const int8_t* p, float* grid,
                                         double* sums, int64_t n, int64_t coordinate_bytes, int64_t boolean, int64_t bins,
-                                        int64_t height, int64_t width, int64_t start, int64_t stop) {
+                                        int64_t height, int64_t width, int64_t start, int64_t stop, int64_t whole) {
   const int64_t pixels = height * width, gaps = std::max<int64_t>(bins - 1, 1);
-  std::memset(sums, 0, static_cast<size_t>(2 * gaps * pixels) * sizeof(double));
+  std::memset(sums, 0, static_cast<size_t>(2 * (whole ? gaps : 1) * pixels) * sizeof(double));
+  std::memset(grid, 0, static_cast<size_t>(bins * pixels) * sizeof(float));
+  const auto flush = [=](double* pairs, int64_t gap) {
+    float* left = grid + gap * pixels;
+    float* right = bins > 1 ? left + pixels : nullptr;
+    for (int64_t i = 0; i < pixels; ++i) {
+      left[i] += static_cast<float>(pairs[2 * i] - pairs[2 * i + 1]);
+      if (right) right[i] += static_cast<float>(pairs[2 * i + 1]);
+    }
+  };
   const double scale = static_cast<double>(bins - 1) / elapsed(start, stop);
-  const bool fine = any_events({x, y, p, n, boolean, height, width}, coordinate_bytes,
-                               [=](int64_t i, uint64_t pixel, bool positive) {
-                                 const int64_t t = t_us[i];
-                                 if (t < start || t >= stop) return false;
-                                 const double position = elapsed(start, t) * scale;
-                                 const int64_t left = std::min(static_cast<int64_t>(position), gaps - 1);
-                                 const double share = position - static_cast<double>(left);
-                                 double* pair = sums + 2 * (left * pixels + static_cast<int64_t>(pixel));
-                                 const double sign = positive ? 1.0 : -1.0;
-                                 const double right = pair[1] + sign * share;
-                                 pair[0] += sign;
-                                 pair[1] = right;
-                                 return true;
-                               });
-  if (!fine) return 0;
-  for (int64_t b = 0; b < bins; ++b) {
-    const double* here = b < gaps ? sums + 2 * b * pixels : nullptr;
-    const double* before = b ? sums + 2 * (b - 1) * pixels : nullptr;
-    float* out = grid + b * pixels;
-    if (here && before)
-      for (int64_t i = 0; i < pixels; ++i) out[i] = static_cast<float>((here[2 * i] - here[2 * i + 1]) + before[2 * i + 1]);
-    else if (here)
-      for (int64_t i = 0; i < pixels; ++i) out[i] = static_cast<float>(here[2 * i] - here[2 * i + 1]);
-    else
-      for (int64_t i = 0; i < pixels; ++i) out[i] = static_cast<float>(before[2 * i + 1]);
-  }
+  int64_t current = 0, jumps = 0;
+  bool jumping = false;
+  const bool fine = any_events(
+      {x, y, p, n, boolean, height, width}, coordinate_bytes, [&](int64_t i, uint64_t pixel, bool positive) {
+        const int64_t t = t_us[i];
+        if (t < start || t >= stop) return false;
+        const double position = elapsed(start, t) * scale;
+        const int64_t left = std::min(static_cast<int64_t>(position), gaps - 1);
+        const double share = position - static_cast<double>(left), sign = positive ? 1.0 : -1.0;
+        if (!whole && left != current) {
+          if (++jumps > 2 * gaps) {
+            jumping = true;
+            return false;
+          }
+          flush(sums, current);
+          std::memset(sums, 0, static_cast<size_t>(2 * pixels) * sizeof(double));
+          current = left;
+        }
+        double* pair = sums + 2 * ((whole ? left * pixels : 0) + static_cast<int64_t>(pixel));
+        const double right = pair[1] + sign * share;
+        pair[0] += sign;
+        pair[1] = right;
+        return true;
+      });
+  if (!fine) return jumping ? 2 : 0;
+  if (whole)
+    for (int64_t gap = 0; gap < gaps; ++gap) flush(sums + 2 * gap * pixels, gap);
+  else
+    flush(sums, current);
   return 1;
 }
 
