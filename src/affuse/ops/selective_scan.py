@@ -29,7 +29,8 @@ from affuse.ops.native import selective_scan as _operators  # noqa: F401  (makes
 from affuse.types import AffuseError
 
 Form = Literal["auto", "reference", "chunked", "native"]
-CHUNK = 16  # steps whose states are held at once; more leave the cache of a CPU and are slower
+CHUNK = 16  # most steps whose states are held at once by the chunked form
+CACHED = 2**18  # numbers in the states of one chunk, about: more leave the cache of a CPU and are slower
 
 
 def active_form() -> tuple[str, str]:
@@ -103,7 +104,8 @@ def selective_scan(
         h = u.new_zeros(u.shape[0], *A.shape, dtype=dtype) if state is None else state.to(dtype)
         if reverse:
             x, step, into, out = (tensor.flip(1) for tensor in (x, step, into, out))
-        if form == "reference":
+        # Up to a quarter of a chunk the loop's history is shorter than what a chunk holds, and the loop is faster.
+        if form == "reference" or 0 < u.shape[1] <= CHUNK // 4:
             y, h = selective_scan_reference(x, step, decay, into, out, None, h)
         else:
             y, h = _ChunkedScan.apply(x, step, decay, into, out, h)
@@ -178,8 +180,9 @@ class _ChunkedScan(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         step, driven, into, out = (x.transpose(0, 1).contiguous() for x in (delta, delta * u, B, C))  # t b .
         starts, outputs, h = [], [], state
-        for i in range(0, len(step), CHUNK):
-            part = slice(i, i + CHUNK)
+        ctx.chunk = chunk = max(CHUNK // 4, min(CHUNK, CACHED // max(state.numel(), 1)))
+        for i in range(0, len(step), chunk):
+            part = slice(i, i + chunk)
             starts.append(h)
             _, states = _states(step[part], driven[part], A, into[part], h)
             outputs.append(torch.matmul(states, out[part].unsqueeze(-1)).squeeze(-1))  # t b d
@@ -197,7 +200,7 @@ class _ChunkedScan(torch.autograd.Function):
         grad_A = torch.zeros_like(A)
         pieces: list[tuple[Tensor, ...]] = []
         for number in reversed(range(len(starts))):
-            part = slice(number * CHUNK, (number + 1) * CHUNK)
+            part = slice(number * ctx.chunk, (number + 1) * ctx.chunk)
             decays, states = _states(step[part], driven[part], A, into[part], starts[number])
             before = torch.cat([starts[number].unsqueeze(0), states[:-1]])  # the state that each step found
             grad_h = gy[part].unsqueeze(-1) * out[part].unsqueeze(2)  # t b d n
