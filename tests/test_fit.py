@@ -64,8 +64,22 @@ def test_a_run_holds_everything(tmp_path: Path) -> None:
 
 
 def test_it_learns(tmp_path: Path) -> None:
-    out = fit.fit(recipe("--training.epochs", "24", "--training.lr", "0.003"), tmp_path / "run", progress=False)
+    out = fit.fit(recipe("--training.epochs", "40"), tmp_path / "run", progress=False)
     assert json.loads((out / runs.METRICS).read_text())["war"]["value"] > 0.8
+
+
+def test_data_with_other_classes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = fit.fit(recipe(), tmp_path / "run", progress=False)
+    before = (out / runs.METRICS).read_text()
+
+    def reordered(self: Eyes, seed: int) -> Splits:
+        task = Task("classification", ("two", "one", "three"))
+        return Splits(task, Noise(24, 1), Noise(12, 2), Noise(12, 3), True, {"name": "noise", "split": "by seed"})
+
+    monkeypatch.setattr(Eyes, "splits", reordered)
+    with pytest.raises(AffuseError, match="this run answers"):
+        evaluate(out)
+    assert (out / runs.METRICS).read_text() == before
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:

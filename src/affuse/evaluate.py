@@ -10,7 +10,7 @@ import torch
 
 from affuse import explain, metrics, report, runs
 from affuse.data.splits import SampleSource, Splits
-from affuse.types import Batch, Output, Sample, System
+from affuse.types import AffuseError, Batch, Output, Sample, System
 
 
 def batches(source: SampleSource, system: System, batch_size: int) -> Iterator[Batch]:
@@ -65,9 +65,17 @@ def evaluate(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Args:
         path: the run folder.
         overrides: such as ``--data.root DIR``.
+
+    Raises:
+        AffuseError: the run or the data cannot be read, or the data has other classes than the run.
     """
     run = runs.load_run(path, overrides)
     splits = run.recipe.data.splits(run.recipe.training.seed)
+    trained, found = list(run.info["task"]["classes"]), list(splits.task.classes)
+    if found != trained:
+        raise AffuseError(
+            f"{path}: this run answers {trained}, the data asks {found}: give data with the run's classes"
+        )
     run.system.task = splits.task
     return write_evaluation(run.path, run.system, splits, run.recipe.training.batch_size)
 
@@ -77,6 +85,7 @@ def write_evaluation(path: Path, system: System, splits: Splits, batch_size: int
     records = answers(system, splits.test, batch_size, "test")
     summary = metrics.summarise(records, splits.task.classes, system.modalities)
     summary["synthetic"] = splits.synthetic
+    summary["facts"] = dict(splits.facts)
     runs.write_lines(path / runs.PREDICTIONS, records)
     runs.write_json(path / runs.METRICS, summary)
     explain.save_examples(system, example_samples(splits.test), path / runs.EXAMPLES)

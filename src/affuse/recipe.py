@@ -132,8 +132,7 @@ def _overridden(settings: dict[str, Any], overrides: Sequence[str]) -> dict[str,
             value = words.pop(0)
         section, *names = key.split(".")
         if not names:
-            sections = ("system", "data", "training")
-            raise AffuseError(f"unknown option --{key}: settings are --section.key{_nearest(section, sections)}")
+            raise AffuseError(f"unknown option --{key}: settings are --section.key{_nearest_setting(key, settings)}")
         values: Any = settings.setdefault(section, {})
         for name in names[:-1]:
             values = values.setdefault(name, {}) if isinstance(values, dict) else None
@@ -192,6 +191,20 @@ def _check_keys(values: dict[Any, Any], known: tuple[str, ...], where: str, pref
 def _nearest(word: str, known: tuple[str, ...]) -> str:
     close = difflib.get_close_matches(word, known, 1, 0.0)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _nearest_setting(key: str, settings: dict[str, Any]) -> str:
+    """The setting of any section whose last word is nearest."""
+    configs: dict[str, Any] = {"training": Training}
+    for section, known in (("system", {name: system.Config for name, system in SYSTEMS.items()}), ("data", DATASETS)):
+        values = settings.get(section)
+        if isinstance(values, dict) and values.get("name") in known:
+            configs[section] = known[values["name"]]
+    names = {
+        field.name: f"--{section}.{field.name}" for section, c in configs.items() for field in dataclasses.fields(c)
+    }
+    close = difflib.get_close_matches(key, names, 1, 0.0)
+    return f"; did you mean {names[close[0]]}?" if close else ""
 
 
 def _plain(value: Any) -> Any:
