@@ -19,7 +19,7 @@ from affuse import torchvision_schemas
 from affuse.data import DATASETS
 from affuse.data.nmnist import NMNIST
 from affuse.data.see import SequenceName, is_lfs_pointer, read_annotations, take_census
-from affuse.ops import selective_scan
+from affuse.ops import events, lif, selective_scan
 from affuse.types import AffuseError
 
 _PACKAGES = (
@@ -34,7 +34,10 @@ _PACKAGES = (
     "opencv-python-headless",
 )
 # Extra -> the modules that it brings, and what they are for.
-_EXTRAS = {"events": (("aedat",), "AEDAT4 event files")}
+_EXTRAS = {
+    "events": (("aedat",), "AEDAT4 event files"),
+    "bench": (("mambapy", "spikingjelly", "snntorch", "tonic"), "the peers of benchmarks/"),
+}
 _NAMED = 5  # examples that a finding lists
 
 
@@ -90,12 +93,14 @@ def has_errors(report: Mapping[str, Any]) -> bool:
 
 def active_forms() -> dict[str, str]:
     """Which form of each operation runs here, why, and when another one would; a run keeps this beside its numbers."""
-    form, reason = selective_scan.active_form()
-    other = "reference" if form == "chunked" else "chunked"
     return {
-        "selective_scan": f"{form} ({reason}); {other} is off: AFFUSE_SCAN={other} chooses it",
-        "expert dispatch": "sparse: only selected experts run; dense is off: exported graphs take it",
-    }
+        name: f"{form} ({why}); {', '.join(other for other in forms if other != form)} off: {variable} chooses"
+        for name, variable, forms, (form, why) in (
+            ("selective_scan", "AFFUSE_SCAN", selective_scan.FORMS, selective_scan.active_form()),
+            ("event images", "AFFUSE_EVENTS", events.FORMS, events.active_form()),
+            ("spiking neurons", "AFFUSE_LIF", lif.FORMS, lif.active_form()),
+        )
+    } | {"expert dispatch": "sparse: only selected experts run; dense is off: exported graphs take it"}
 
 
 def check_see(root: str | Path, counts: dict[str, Any] | None = None) -> list[Finding]:

@@ -29,6 +29,7 @@ from affuse.ops.native import selective_scan as _operators  # noqa: F401  (makes
 from affuse.types import AffuseError
 
 Form = Literal["auto", "reference", "chunked", "native"]
+FORMS = ("reference", "chunked", "native")
 CHUNK = 16  # most steps whose states are held at once by the chunked form
 CACHED = 2**18  # numbers in the states of one chunk, about: more leave the cache of a CPU and are slower
 
@@ -43,10 +44,8 @@ def active_form() -> tuple[str, str]:
         AffuseError: ``AFFUSE_SCAN`` names no form, or asks for the native one where it is not built.
     """
     chosen = os.environ.get("AFFUSE_SCAN", "auto")
-    if chosen not in ("auto", "reference", "chunked", "native"):
-        raise AffuseError(
-            f"AFFUSE_SCAN={chosen!r} is no form of the selective scan: use auto, reference, chunked or native"
-        )
+    if chosen not in ("auto", *FORMS):
+        raise AffuseError(f"AFFUSE_SCAN={chosen!r} is no form of the selective scan: use auto, {', '.join(FORMS)}")
     if chosen in ("reference", "chunked"):
         return chosen, f"AFFUSE_SCAN={chosen}"
     built, why = native.available()
