@@ -119,7 +119,7 @@ def voxel_grid(
         times, columns = t_us.long().contiguous(), _columns(x, y, p, len(t_us))
         grid = torch.empty(bins, height, width)
         for whole in (False, True):  # whole: room for all bins at once, where events are not sorted by time
-            sums = torch.empty(2 * (max(bins - 1, 1) if whole else 1) * height * width, dtype=torch.float64)
+            sums = torch.empty((2 * max(bins - 1, 1) if whole else 1) * height * width, dtype=torch.int64)
             pointers = (tensor.data_ptr() for tensor in (times, *columns, grid, sums))
             window = bins, height, width, t_start_us, t_stop_us, whole
             done = native.function("affuse_voxels", _VOXELS, "i")(*pointers, *_sizes(columns, p), *window)
