@@ -3,5 +3,6 @@
 from affuse.data.nmnist import NMNIST
 from affuse.data.see import SEE
 from affuse.data.synthetic.eyes import Eyes
+from affuse.data.synthetic.talk import Talk
 
-DATASETS = {"see": SEE, "nmnist": NMNIST, "eyes": Eyes}
+DATASETS = {"see": SEE, "nmnist": NMNIST, "eyes": Eyes, "talk": Talk}
