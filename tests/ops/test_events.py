@@ -290,6 +290,47 @@ def test_one_wrong_event_among_many_is_the_same_error_in_every_form(form, wrong,
         voxel_grid(*events, bins=3, height=60, width=80, form=form, **WINDOW)
 
 
+@pytest.mark.parametrize("width", ["avx512", "avx2", "plain"])
+@pytest.mark.parametrize("coordinates", KINDS)
+def test_native_voxel_grids_agree_at_every_vector_width(coordinates, width, monkeypatch):
+    available("native")
+    monkeypatch.setenv("AFFUSE_VECTORS", width)
+    t, x, y, p = many_events(1500)
+    events = t, x.to(coordinates), y.to(coordinates), p > 0
+    same_images(all_images(events, "native"), all_images(events, "reference"))
+    y[1400] = 60
+    with pytest.raises(AffuseError, match="outside of a sensor"):
+        all_images((t, x.to(coordinates), y.to(coordinates), p), "native")
+
+
+@pytest.mark.parametrize("span_us", [1, 2, 3, 33_333, 2**29, 2**30, 2**30 + 1, 2**45, 2**61])
+def test_voxel_grids_of_any_window_agree(fast, span_us):
+    t, x, y, p = many_events(1000)
+    t = (torch.linspace(0, 1, 1000, dtype=torch.float64) * (span_us - 1)).long().clamp(max=span_us - 1)
+    window = {"bins": 5, "height": 60, "width": 80, "t_start_us": -7, "t_stop_us": span_us - 7}
+    ours, truth = (voxel_grid(t - 7, x, y, p, form=form, **window) for form in (fast, "reference"))
+    torch.testing.assert_close(ours, truth, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_one_pixel_takes_more_events_than_fit_into_a_sum_of_whole_numbers(fast, sign):
+    count, span_us = 150_000, 2**30 - 1  # the native sums hold 65,536 events of such a window
+    t = torch.full((count,), span_us - 1)
+    x = torch.zeros(count, dtype=torch.int16)
+    grid = voxel_grid(t, x, x, x + sign, bins=2, height=1, width=2, t_start_us=0, t_stop_us=span_us, form=fast)
+    assert grid[1, 0, 0].item() == pytest.approx(sign * count, rel=1e-6)
+    assert abs(grid[0, 0, 0].item()) < 0.01
+    assert not grid[:, 0, 1].any()
+
+
+def test_exact_shares_leave_nothing_where_polarities_cancel():
+    available("native")
+    t = START + torch.arange(1000) * 33
+    x = torch.zeros(2000, dtype=torch.int32)
+    p = torch.tensor([1, -1]).repeat(1000)
+    assert not voxel_grid(t.repeat_interleave(2), x, x, p, bins=4, **SIZE, **WINDOW, form="native").any()
+
+
 @settings(max_examples=60, deadline=None)
 @given(some_events(), st.lists(st.tuples(st.integers(-10, 40_000), st.integers(-10, 40_000)), max_size=6))
 def test_window_bounds_are_those_of_a_plain_filter(events, windows):

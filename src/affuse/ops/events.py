@@ -104,7 +104,7 @@ def voxel_grid(
         form: ``auto`` follows `active_form`; so in the functions below.
 
     Returns:
-        (bins, height, width), float32; summed in float64.
+        (bins, height, width), float32; summed in float64, or exactly in whole numbers of the window's length.
 
     Raises:
         AffuseError: an event outside of the window or of the sensor, another polarity, an empty window, or no bin.
@@ -118,7 +118,7 @@ def voxel_grid(
     if form == "native" and max(abs(t_start_us), abs(t_stop_us)) < _LARGEST:
         times, columns = t_us.long().contiguous(), _columns(x, y, p, len(t_us))
         grid = torch.empty(bins, height, width)
-        for whole in (False, True):  # whole: room for all bins at once, where events are not sorted by time
+        for whole in (False, True):  # whole: room for all bins at once, as where events are not sorted by time
             sums = torch.empty((2 * max(bins - 1, 1) if whole else 1) * height * width, dtype=torch.int64)
             pointers = (tensor.data_ptr() for tensor in (times, *columns, grid, sums))
             window = bins, height, width, t_start_us, t_stop_us, whole
@@ -130,17 +130,18 @@ def voxel_grid(
     total = torch.zeros(bins * height * width, dtype=torch.float64, device=t_us.device)
     for part in _blocks(len(t_us), form):
         t = t_us[part]
-        flat, sign = _flat_and_sign(x[part], y[part], p[part], height, width)
-        if len(t) and (int(t.min()) < t_start_us or int(t.max()) >= t_stop_us):
+        flat, sign = _flat_and_sign(x[part], y[part], p[part], height, width, images=bins)
+        first, last = _range(t, t_start_us)
+        if first < t_start_us or last >= t_stop_us:
             raise AffuseError(f"events outside of the window [{t_start_us}, {t_stop_us}) us: slice_time them first")
         # Subtract as integers first: a clock since 1970 in microseconds leaves float32 with a resolution of minutes.
-        position = (t.long() - t_start_us).double() * (bins - 1) / (t_stop_us - t_start_us)  # n
-        left = position.floor().long().clamp(max=max(bins - 2, 0))  # n
-        share = position - left  # n, of the right bin
-        index = left * (height * width) + flat
-        total.index_add_(0, index, sign * (1 - share))
+        position = (t.long() - t_start_us).double().mul_(bins - 1).div_(t_stop_us - t_start_us)  # n
+        left = position.floor().clamp_(max=max(bins - 2, 0))  # n
+        right_share = position.sub_(left).mul_(sign)  # n, signed
+        index = left.to(flat.dtype).mul_(height * width).add_(flat).long()
+        total.scatter_add_(0, index, sign.sub_(right_share))
         if bins > 1:
-            total.index_add_(0, index + height * width, sign * share)
+            total[height * width :].scatter_add_(0, index, right_share)
     return total.view(bins, height, width).float()
 
 
@@ -200,7 +201,7 @@ def time_surface(
         age.fill_(torch.inf)
         for part in _blocks(len(t_us), form):
             t = t_us[part]
-            flat, sign = _flat_and_sign(x[part], y[part], p[part], height, width)
+            flat, sign = _flat_and_sign(x[part], y[part], p[part], height, width, images=2)
             if len(t) and int(t.max()) > t_stop_us:
                 raise AffuseError(f"an event at {int(t.max())} us lies after t_stop_us = {t_stop_us}: slice_time first")
             index = (sign > 0).long() * (height * width) + flat
@@ -250,9 +251,9 @@ def _counts(x: Tensor, y: Tensor, p: Tensor, height: int, width: int, form: Form
             return counts
     total = torch.zeros(2 * height * width, dtype=torch.int64, device=x.device)
     for part in _blocks(len(x), form):
-        flat, sign = _flat_and_sign(x[part], y[part], p[part], height, width)
+        flat, sign = _flat_and_sign(x[part], y[part], p[part], height, width, images=2)
         index = (sign > 0).long() * (height * width) + flat
-        total.index_add_(0, index, torch.ones_like(index))
+        total.scatter_add_(0, index, torch.ones_like(index))
     return total.view(2, height, width)
 
 
@@ -295,19 +296,30 @@ def _check_sensor(height: int, width: int) -> None:
         raise AffuseError(f"the sensor must have a positive size, got height {height} and width {width}")
 
 
-def _flat_and_sign(x: Tensor, y: Tensor, p: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Index of each event's pixel in a flat image, and its polarity as float64 -1 or +1; both checked."""
-    if len(x):
-        x_range, y_range = (int(x.min()), int(x.max())), (int(y.min()), int(y.max()))
-        if x_range[0] < 0 or y_range[0] < 0 or x_range[1] >= width or y_range[1] >= height:
-            raise AffuseError(
-                f"events at x in {list(x_range)}, y in {list(y_range)} lie outside of a sensor of width {width} and "
-                f"height {height}: give its true size, or crop"
-            )
+def _flat_and_sign(x: Tensor, y: Tensor, p: Tensor, height: int, width: int, *, images: int) -> tuple[Tensor, Tensor]:
+    """Index of each event's pixel in a flat image, and its polarity as float64 -1 or +1; both checked.
+
+    The index is of the narrowest type that also holds the indices of this many images: that is where the time goes.
+    """
+    x_range, y_range = _range(x, 0), _range(y, 0)
+    if x_range[0] < 0 or y_range[0] < 0 or x_range[1] >= width or y_range[1] >= height:
+        raise AffuseError(
+            f"events at x in {list(x_range)}, y in {list(y_range)} lie outside of a sensor of width {width} and "
+            f"height {height}: give its true size, or crop"
+        )
     if p.dtype == torch.bool:
-        sign = p.double() * 2 - 1
+        sign = p.double().mul_(2).sub_(1)
     else:
         sign = p.double()
-        if not bool((sign.abs() == 1).all()):
+        if _range(p, 1) not in ((-1, -1), (-1, 1), (1, 1)) or int(p.count_nonzero()) < len(p):
             raise AffuseError("polarity must be -1 or +1, or boolean: map 0 to -1 before")
-    return y.long() * width + x.long(), sign
+    narrow = torch.int32 if images * height * width < 2**31 else torch.int64
+    return y.to(narrow) * width + x.to(narrow), sign
+
+
+def _range(column: Tensor, nothing: int) -> tuple[int, int]:
+    """Smallest and largest number of a column; twice `nothing` where it has none."""
+    if not len(column):
+        return nothing, nothing
+    low, high = column.aminmax()
+    return int(low), int(high)
