@@ -62,7 +62,7 @@ inline bool any_events(const Columns& events, int64_t coordinate_bytes, const Ea
 // of 64 bits: the sum of polarities above, the sum of shares below. An event is one addition at one place in memory, and
 // exact; sorted events need the sums of one gap between bins at a time, which stay in the cache.
 constexpr int64_t BLOCK = 512;                 // events whose places and addends are found at once, by vector instructions
-constexpr int64_t LONGEST = int64_t{1} << 30;  // window, microseconds: 2^15 events or more fit between two flushes
+constexpr int64_t LONGEST = int64_t{1} << 30;  // window, microseconds: 2^15 events and more fit between two flushes
 
 struct Gap {  // what places the events between two bins
   uint64_t start;
@@ -130,7 +130,7 @@ AFFUSE_INLINE int64_t sorted_voxels(const int64_t* t_us, const Columns& events, 
   const int64_t pixels = events.height * events.width, gaps = std::max<int64_t>(bins - 1, 1), span = stop - start;
   int bits = 0;
   while (span >> bits) ++bits;
-  const int room = (62 - bits) / 2;  // 2^room events fit between two flushes, whatever they are
+  const int room = (62 - bits) / 2;  // fewer than 2^room events fit between two flushes, whatever they are
   Gap gap{};
   gap.start = static_cast<uint64_t>(start), gap.span = static_cast<uint32_t>(span);
   gap.steps = static_cast<uint32_t>(bins - 1), gap.shift = 63 - room;
@@ -166,7 +166,7 @@ AFFUSE_INLINE int64_t sorted_voxels(const int64_t* t_us, const Columns& events, 
         continue;
       }
     }
-    if (held + count > int64_t{1} << room) flush();
+    if (held + count >= int64_t{1} << room) flush();
     held += count;
     for (int64_t k = 0; k < count; ++k) sums[pixel[k]] += addend[k];
   }
