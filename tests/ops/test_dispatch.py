@@ -65,6 +65,23 @@ def test_an_expert_sees_only_the_rows_that_chose_it() -> None:
     assert answer[:, 0].tolist() == [1.0, 2.0, 3.0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_expert_that_all_rows_chose_gets_the_inputs_as_they_are(dtype: torch.dtype) -> None:
+    inputs = torch.randn(3, 2, dtype=dtype)
+    weights = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.25, 0.0, 0.75]])
+    seen = []
+
+    def first(rows: Tensor) -> Tensor:
+        seen.append(rows is inputs)
+        return rows
+
+    answer = dispatch(inputs, weights, [first, torch.neg, torch.zeros_like], 2)
+    assert seen == [True]
+    assert answer.dtype == dtype
+    expected = torch.stack([0 * inputs[0], inputs[1], inputs[2] / 4]).float()
+    torch.testing.assert_close(answer.float(), expected, rtol=0.02, atol=0.02)
+
+
 @pytest.mark.parametrize("k", [0, 4])
 def test_an_impossible_k_is_an_error(k: int) -> None:
     with pytest.raises(AffuseError, match="top_k"):

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from affuse.parts.experts import DeepExpert, HeterogeneousExperts, Routing, balance_loss
+from affuse.parts.experts import DeepExpert, FocalExpert, HeterogeneousExperts, Routing, balance_loss
 from affuse.systems.mco_e import MCOEConfig, MCOENet
 from affuse.systems.mco_e.fusion import MCIB, added
-from affuse.systems.mco_e.mjos import JointMamba
+from affuse.systems.mco_e.mjos import JointMamba, causal_convolution
 from affuse.types import AffuseError, Batch, Task
 
 SMALL: dict[str, Any] = {"d_model": 16, "d_state": 4, "heads": 2, "experts": 6, "dropout": 0.0}
@@ -207,6 +208,29 @@ def test_deep_expert_keeps_the_size_of_its_signal_at_any_depth() -> None:
     for block in expert.blocks:
         seen = block(seen)
     assert 0.3 < seen.std().item() < 3
+
+
+def test_deep_expert_without_dropout_answers_the_same_whether_it_pools_first_or_last() -> None:
+    for residual in (None, 0.3):
+        expert = DeepExpert(8, 3, 2, 0.0, residual)
+        tokens = torch.randn(5, 4, 8)
+        torch.testing.assert_close(expert.train()(tokens), expert.eval()(tokens))
+
+
+def test_focal_expert_is_its_two_convolutions() -> None:
+    expert = FocalExpert(8, 3)
+    for length in (1, 2, 5):
+        tokens = torch.randn(4, length, 8)
+        convolved = expert.out(functional.gelu(expert.local(tokens.transpose(1, 2)))).mean(2)
+        torch.testing.assert_close(expert(tokens), convolved)
+
+
+def test_causal_convolution_is_a_grouped_convolution_padded_in_front() -> None:
+    for length, width in ((1, 4), (3, 4), (9, 2), (5, 1)):
+        conv = nn.Conv1d(6, 6, width, groups=6)
+        x = torch.randn(2, length, 12)[:, :, :6]  # as chunk gives it: not contiguous
+        padded = functional.pad(x.transpose(1, 2), (width - 1, 0))
+        torch.testing.assert_close(causal_convolution(x, conv.weight, conv.bias), conv(padded).transpose(1, 2))
 
 
 def test_sparse_experts_equal_the_dense_form() -> None:

@@ -43,10 +43,13 @@ def dispatch(
         width: number of outputs (c).
     """
     output = inputs.new_zeros(len(inputs), width)
-    for number, expert in enumerate(experts):
-        rows = weights[:, number].nonzero().squeeze(1)
-        if len(rows):
-            answer = weights[rows, number, None] * expert(inputs[rows])
+    counts = (weights != 0).sum(0).tolist()  # all at once, for on a GPU each look at a count waits
+    for expert, weight, count in zip(experts, weights.unbind(1), counts, strict=True):
+        if count == len(inputs):  # as at batch 1: there is nothing to sort out
+            output = output + (weight[:, None] * expert(inputs)).to(output.dtype)
+        elif count:
+            rows = weight.nonzero().squeeze(1)
+            answer = weight.index_select(0, rows)[:, None] * expert(inputs.index_select(0, rows))
             output = output.index_add(0, rows, answer.to(output.dtype))
     return output
 

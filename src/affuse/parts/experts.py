@@ -43,7 +43,7 @@ class Attention(nn.Module):
         self, query: Float[Tensor, "b q d"], memory: Float[Tensor, "b t d"], causal: bool = False
     ) -> Float[Tensor, "b q d"]:
         q, k, v = (
-            x.unflatten(2, (self.heads, -1)).transpose(1, 2)  # b head t width
+            x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)  # b head t width
             for x in (self.query(query), self.key(memory), self.value(memory))
         )
         found = functional.scaled_dot_product_attention(q, k, v, is_causal=causal)
@@ -75,7 +75,11 @@ class Router(nn.Module):
 
 
 class FocalExpert(nn.Module):
-    """C1(gelu(C3(H))): convolutions of width 3 and 1 along the tokens (Eq. 18)."""
+    """C1(gelu(C3(H))): convolutions of width 3 and 1 along the tokens (Eq. 18).
+
+    A clip has few tokens, for which a convolution takes longer to prepare than to compute: both are written as the matrix
+    products that they are. The mean over tokens comes before C1, which is linear.
+    """
 
     def __init__(self, width: int, outputs: int) -> None:
         super().__init__()
@@ -83,7 +87,9 @@ class FocalExpert(nn.Module):
         self.out = nn.Conv1d(width // 2, outputs, 1)
 
     def forward(self, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b c"]:
-        return self.out(functional.gelu(self.local(tokens.transpose(1, 2)))).mean(2)
+        near = functional.pad(tokens, (0, 0, 1, 1)).unfold(1, 3, 1)  # b t d 3
+        local = functional.linear(near.flatten(2), self.local.weight.flatten(1), self.local.bias)  # b t d/2
+        return functional.linear(functional.gelu(local).mean(1), self.out.weight.squeeze(2), self.out.bias)
 
 
 class AttentionExpert(nn.Module):
@@ -123,6 +129,8 @@ class DeepExpert(nn.Module):
         self.residual = None if residual is None else nn.Parameter(torch.tensor(residual))
 
     def forward(self, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b c"]:
+        if not self.training:  # without dropout all is linear, so that the mean may come first
+            tokens = tokens.mean(1, keepdim=True)
         for block in self.blocks:
             tokens = block(tokens) if self.residual is None else block(tokens) + self.residual * tokens
         return self.out(tokens.mean(1))

@@ -29,6 +29,11 @@ def placed(
     return full
 
 
+def kept(full: Float[Tensor, "b t d"], rows: Bool[Tensor, "b"], count: int) -> Float[Tensor, "r t d"]:
+    """The reverse of `placed`: the values in the rows that have the modality, `count` of them."""
+    return full if count == len(rows) else full[rows]
+
+
 def lone_weight(rows: Rows, alpha: Float[Tensor, "b t"]) -> Float[Tensor, "b t"]:
     """The gate with its value forced where a modality is alone: 1 without events, 0 without frames."""
     if "rgb" not in rows:
@@ -66,18 +71,20 @@ class MCIB(nn.Module):
         asked: dict[str, Tensor] = {}
         whole: dict[str, Tensor] = {}
         for name, stand_in in self.absent_query.items():
-            none = some.new_zeros(b, some.shape[1], some.shape[2])
-            whole[name] = placed(values[name], rows[name], stand_in) if name in values else none + stand_in
+            if name in values:
+                whole[name] = placed(values[name], rows[name], stand_in)
+            else:
+                whole[name] = stand_in.to(some.dtype).expand(b, some.shape[1], -1)
         for name, own in values.items():
-            partner = "event" if name == "rgb" else "rgb"
-            answer = self.attention[name](whole[partner][rows[name]], own, self.causal)  # Eq. 9-11
+            query = kept(whole["event" if name == "rgb" else "rgb"], rows[name], len(own))
+            answer = self.attention[name](query, own, self.causal)  # Eq. 9-11
             asked[name] = placed(answer, rows[name], answer.new_zeros(answer.shape[2]))
         alpha = torch.sigmoid(self.gate_scale * (whole["rgb"] * whole["event"]).sum(2))  # b t, Eq. 12
-        alpha = lone_weight(rows, alpha)
+        if any(len(values.get(name, ())) < b for name in whole):
+            alpha = lone_weight(rows, alpha)
+        weight = alpha[:, :, None]
         nothing = some.new_zeros(())
-        fused = alpha[:, :, None] * asked.get("rgb", nothing) + (1 - alpha[:, :, None]) * asked.get(
-            "event", nothing
-        )  # Eq. 13
+        fused = weight * asked.get("rgb", nothing) + (1 - weight) * asked.get("event", nothing)  # Eq. 13
         if self.residual:
             fused = fused + self.residual * added(values, rows)[0]
         return fused, alpha

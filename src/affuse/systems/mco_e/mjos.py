@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from affuse.ops.selective_scan import selective_scan
 from affuse.systems.mco_e.config import MCOEConfig
-from affuse.systems.mco_e.fusion import Rows, Values, placed
+from affuse.systems.mco_e.fusion import Rows, Values, kept, placed
 
 
 class JointMamba(nn.Module):
@@ -24,7 +25,6 @@ class JointMamba(nn.Module):
         inner = config.expand * config.d_model
         names = config.modalities
         self.silu = config.activation == "silu"
-        self.d_conv = config.d_conv
         self.residual = config.mamba_residual
         norm = (lambda: nn.LayerNorm(config.d_model)) if config.pre_norm else nn.Identity
         self.norm = nn.ModuleDict({name: norm() for name in names})
@@ -38,13 +38,28 @@ class JointMamba(nn.Module):
         x, z = {}, {}
         for name, tokens in values.items():
             main, z[name] = self.into[name](self.norm[name](tokens)).chunk(2, 2)  # r t inner
-            padded = functional.pad(main.transpose(1, 2), (self.d_conv - 1, 0))  # r inner t, causal
-            x[name] = self.conv[name](padded).transpose(1, 2)
+            conv = self.conv[name]
+            x[name] = causal_convolution(main, conv.weight, conv.bias)  # type: ignore[arg-type]
             if self.silu:
                 x[name], z[name] = functional.silu(x[name]), functional.silu(z[name])
         scanned = [scan(x, rows) for scan in self.scans.values()]
         found = {name: self.out[name](z[name] * sum(y[name] for y in scanned)) for name in values}
         return {name: found[name] + values[name] for name in values} if self.residual else found
+
+
+def causal_convolution(
+    x: Float[Tensor, "r t d"], weight: Float[Tensor, "d 1 k"], bias: Float[Tensor, "d"]
+) -> Float[Tensor, "r t d"]:
+    """Each channel's own filter over this and the k - 1 tokens before: `nn.Conv1d` with a group a channel.
+
+    A sum of k shifted products: a convolution takes longer to prepare than this takes, and moves the channels first.
+    """
+    length, k = x.shape[1], weight.shape[2]
+    padded = functional.pad(x, (0, 0, k - 1, 0))
+    y = bias.expand_as(x)
+    for lag, tap in enumerate(weight.squeeze(1).unbind(1)):
+        y = torch.addcmul(y, padded[:, lag : lag + length], tap)
+    return y
 
 
 class JointScan(nn.Module):
@@ -117,7 +132,7 @@ class JointScan(nn.Module):
             other = self._partner(name)
             stand_in = self.absent[f"{k}_{other}"]
             if other in own:
-                partner = placed(own[other], rows[other], stand_in)[rows[name]]
+                partner = kept(placed(own[other], rows[other], stand_in), rows[name], len(value))
             else:
                 partner = stand_in.to(value.dtype).expand_as(value)
             if self.exchange:

@@ -88,12 +88,14 @@ class MCOENet(System):
             self.head = nn.Sequential(*wide, nn.Linear(4 * width, task.outputs))
 
     def forward(self, batch: Batch) -> Output:
-        has = {name: batch.has(name) for name in self.modalities}
-        answered = torch.stack(list(has.values())).any(0)  # b
-        clips = {name: self._clips(batch, name) for name in self.modalities if has[name].any()}
-        if not clips:
+        has = torch.stack([batch.has(name) for name in self.modalities])  # m b
+        answered = has.any(0)  # b
+        *counts, total = torch.cat([has, answered[None]]).sum(1).tolist()  # rows with each modality, and with any
+        if not total:
             return self._no_answer(answered)
-        rows = {name: has[name][answered] for name in clips}
+        there = {name: (own, count) for name, own, count in zip(self.modalities, has, counts, strict=True) if count}
+        clips = {name: self._clips(batch, name, own, count) for name, (own, count) in there.items()}
+        rows = {name: own if total == batch.size else own[answered] for name, (own, _) in there.items()}
         fused, alpha = self.trunk(clips, rows)  # r t d, r t
         routing: Routing | None = None
         if isinstance(self.head, HeterogeneousExperts):
@@ -152,13 +154,13 @@ class MCOENet(System):
             raise AffuseError(f"this system reads {', '.join(self.modalities)}, not {modality!r}")
         return self.trunk.spatial_layer(modality)  # type: ignore[operator]
 
-    def _clips(self, batch: Batch, name: str) -> Tensor:
-        """The clips (r, t, c, h, w) of the rows that have this modality."""
-        if name in batch.lengths and batch.lengths[name][batch.has(name)].unique().numel() > 1:
+    def _clips(self, batch: Batch, name: str, has: Tensor, count: int) -> Tensor:
+        """The clips (r, t, c, h, w) of the rows that have this modality, `count` of them."""
+        if name in batch.lengths and batch.lengths[name][has].unique().numel() > 1:
             raise AffuseError(
                 f"modality {name!r}: clips of one batch have different numbers of frames; make them equal"
             )
-        clips = batch.inputs[name][batch.has(name)]
+        clips = batch.inputs[name] if count == batch.size else batch.inputs[name][has]
         if clips.ndim != 5 or clips.shape[2] != self.config.channels(name):
             raise AffuseError(
                 f"modality {name!r}: expected (b, t, {self.config.channels(name)}, h, w), got "
