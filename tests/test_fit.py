@@ -136,6 +136,16 @@ def test_modality_dropout_takes_one_of_several() -> None:
     assert torch.equal(fit.drop_modalities(one, 1.0).present, one.present)
 
 
+def test_modality_dropout_takes_token_ids_too() -> None:
+    sample = Sample({"text": torch.tensor([1, 2]), "audio": torch.ones(2, 3)})
+    torch.manual_seed(0)
+    dropped = fit.drop_modalities(Batch.collate([sample] * 8), 1.0)
+    lost = ~dropped.has("text")
+    assert 0 < lost.sum() < 8
+    assert (dropped.inputs["text"][lost] == torch.iinfo(torch.int64).min).all()
+    assert (dropped.inputs["text"][~lost] == torch.tensor([1, 2])).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -40,6 +40,40 @@ def test_without_loses_a_sensor_and_leaves_the_batch() -> None:
         batch.without("c")
 
 
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int64])
+def test_absent_whole_numbers_take_the_smallest_value_of_their_dtype(dtype: torch.dtype) -> None:
+    ids = torch.tensor([5, 6, 7], dtype=dtype)
+    batch = Batch.collate([Sample({"text": ids}), Sample({}), Sample({"text": ids[:1]})])
+    least = torch.iinfo(dtype).min
+    assert batch.inputs["text"].dtype == dtype
+    assert batch.inputs["text"].tolist() == [[5, 6, 7], [least] * 3, [5, 0, 0]]
+    assert batch.has("text").tolist() == [True, False, True]
+    assert batch.lengths["text"].tolist() == [3, 0, 1]
+    lost = batch.without("text")
+    assert (lost.inputs["text"] == least).all()
+    assert not lost.present.any()
+    assert batch.inputs["text"][0].tolist() == [5, 6, 7]
+
+
+def test_no_embedding_has_a_row_for_an_absent_token() -> None:
+    lost = Batch.collate([Sample({"text": torch.tensor([5])})]).without("text")
+    with pytest.raises(IndexError):
+        torch.nn.Embedding(10, 2)(lost.inputs["text"])
+
+
+def test_token_ids_and_features_do_not_mix_in_one_batch() -> None:
+    with pytest.raises(AffuseError, match="'text': samples of one batch differ in dtype"):
+        Batch.collate([Sample({"text": torch.zeros(2, dtype=torch.int64)}), Sample({"text": torch.zeros(2)})])
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8])
+def test_a_dtype_without_a_value_to_spare_cannot_be_absent(dtype: torch.dtype) -> None:
+    sample = Sample({"a": torch.ones(2, dtype=dtype)})
+    assert Batch.collate([sample, sample]).inputs["a"].dtype == dtype
+    with pytest.raises(AffuseError, match="no value for 'absent'"):
+        Batch.collate([sample, Sample({})])
+
+
 def test_samples_that_differ_beyond_time_are_an_error() -> None:
     with pytest.raises(AffuseError, match="differ beyond time"):
         Batch.collate([Sample({"a": torch.ones(2, 3)}), Sample({"a": torch.ones(2, 4)})])

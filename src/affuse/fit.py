@@ -22,7 +22,7 @@ from affuse.data.splits import Splits
 from affuse.evaluate import as_records, write_evaluation
 from affuse.recipe import Recipe, Training, load_recipe
 from affuse.systems import SYSTEMS
-from affuse.types import AffuseError, Batch, Sample, System
+from affuse.types import AffuseError, Batch, Sample, System, absent_value
 
 
 def fit(
@@ -330,5 +330,5 @@ def drop_modalities(batch: Batch, share: float) -> Batch:
         if lost.any():
             present[lost, column] = False
             inputs[name] = inputs[name].clone()
-            inputs[name][lost] = torch.nan
+            inputs[name][lost] = absent_value(inputs[name].dtype)
     return Batch(inputs, present, batch.lengths, batch.times_us, batch.target, batch.meta)

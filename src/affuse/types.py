@@ -3,7 +3,8 @@
 Shape letters: ``b`` batch, ``t`` time, ``m`` modality, ``e`` expert, ``c`` class, ``d`` channel, ``n`` state, ``h w`` image.
 
 Absent means absent: where ``Batch.present[b, m]`` is false, that input has exactly no influence on the output and gets no
-gradient. `Batch.collate` fills absent inputs with NaN, so that a leak shows itself instead of passing as a zero.
+gradient. `Batch.collate` fills absent inputs with NaN, so that a leak shows itself instead of passing as a zero; whole numbers
+(token ids) have no NaN, and take the smallest value of their dtype, which no embedding has a row for.
 """
 
 from __future__ import annotations
@@ -20,6 +21,19 @@ from torch import Tensor, nn
 
 class AffuseError(Exception):
     """An error of the user's input: one line that names what is wrong, where, and how to mend it."""
+
+
+def absent_value(dtype: torch.dtype) -> float | int:
+    """What stands where an input is absent: NaN, or the smallest value of a dtype of whole numbers.
+
+    Raises:
+        AffuseError: a dtype without a value to spare: bool and the unsigned ones, whose smallest value is an ordinary zero.
+    """
+    if dtype.is_floating_point or dtype.is_complex:
+        return torch.nan
+    if not dtype.is_signed:
+        raise AffuseError(f"an input of dtype {dtype} has no value for 'absent': make it int64 or float32")
+    return torch.iinfo(dtype).min
 
 
 @dataclass(frozen=True)
@@ -53,7 +67,8 @@ class Sample:
     """One example, without a batch axis. A modality that is not in `inputs` is absent.
 
     Args:
-        inputs: tensor by modality name; the first axis is time where the modality is a sequence.
+        inputs: tensor by modality name; the first axis is time where the modality is a sequence. Numbers that are measured
+            are float32; symbols, such as token ids, int64.
         target: class index, or value; None where unknown.
         times_us: start time of each step by modality, microseconds, where a clock is known.
         meta: id, subject, condition and what else is known; never read by a system.
@@ -70,7 +85,8 @@ class Batch:
     """Samples side by side.
 
     Args:
-        inputs: tensor (b, ...) by modality name; rows of absent modalities hold NaN.
+        inputs: tensor (b, ...) by modality name; rows of absent modalities hold `absent_value`: NaN, in token ids the
+            smallest whole number.
         present: (b, m), in the order of the keys of `inputs`.
         lengths: valid steps (b,) by modality, where sequences were padded.
         times_us: start times (b, t) by modality, microseconds.
@@ -112,26 +128,26 @@ class Batch:
         )
 
     def without(self, *modalities: str) -> Batch:
-        """The batch as if these sensors were lost: absent, and NaN in their place."""
+        """The batch as if these sensors were lost: absent, and `absent_value` in their place."""
         present = self.present.clone()
         inputs = dict(self.inputs)
         for name in modalities:
             if name not in inputs:
                 raise AffuseError(f"no modality {name!r} in the batch, which has {list(inputs)}")
             present[:, self.modalities.index(name)] = False
-            inputs[name] = torch.full_like(inputs[name], torch.nan)
+            inputs[name] = torch.full_like(inputs[name], absent_value(inputs[name].dtype))
         return replace(self, present=present, inputs=inputs)
 
     @staticmethod
     def collate(samples: Sequence[Sample], modalities: Sequence[str] | None = None) -> Batch:
-        """Stack samples; shorter sequences are padded with zeros at the end, absent modalities filled with NaN.
+        """Stack samples; shorter sequences are padded with zeros at the end, absent modalities filled (`absent_value`).
 
         Args:
             samples: at least one.
             modalities: names and order; by default those that any of the samples has, in order of appearance.
 
         Raises:
-            AffuseError: no sample has one of the modalities, so its shape is unknown, or shapes differ beyond time.
+            AffuseError: samples differ in a modality beyond time, or one of them numbers what another measures (dtype).
         """
         names = (
             tuple(modalities) if modalities is not None else tuple(dict.fromkeys(n for s in samples for n in s.inputs))
@@ -150,8 +166,14 @@ class Batch:
             trailing = {tuple(tensor.shape[1:]) for tensor in known}
             if len(trailing) > 1:
                 raise AffuseError(f"modality {name!r}: samples of one batch differ beyond time: {sorted(trailing)}")
+            dtypes = {tensor.dtype for tensor in known}
+            if len(dtypes) > 1 and not all(dtype.is_floating_point for dtype in dtypes):
+                raise AffuseError(
+                    f"modality {name!r}: samples of one batch differ in dtype: {sorted(map(str, dtypes))}"
+                )
             longest = max(len(tensor) for tensor in known)
-            stacked = torch.full((len(samples), longest, *known[0].shape[1:]), torch.nan, dtype=known[0].dtype)
+            nothing = absent_value(known[0].dtype) if len(known) < len(samples) else 0
+            stacked = torch.full((len(samples), longest, *known[0].shape[1:]), nothing, dtype=known[0].dtype)
             for row, sample in enumerate(samples):
                 if name in sample.inputs:
                     tensor = sample.inputs[name]
@@ -180,7 +202,8 @@ class Output:
         weights: named decisions: ``modality`` (b, m) in the order of the system's modalities, ``expert`` (b, e),
             ``time`` (b, t); each row sums to 1, or is all zero where not answered.
         unimodal: logits (b, c) by modality, where a system has them.
-        aux: named tensors that a loss or a report needs.
+        aux: named tensors that a loss or a report needs; ``features`` (b, d), what the answer is read from, is drawn in the
+            report.
     """
 
     logits: Float[Tensor, "b c"]
@@ -218,6 +241,10 @@ class System(nn.Module, ABC):
     @abstractmethod
     def loss(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """Named terms and their ``total``, over the rows that were answered and have a target."""
+
+    def pretrained_parts(self) -> Sequence[nn.Module]:
+        """The modules that came trained, such as a text encoder: they may learn at a rate of their own."""
+        return ()
 
     def init_state(self, b: int) -> Any:
         """The state before the first step of `b` streams."""
