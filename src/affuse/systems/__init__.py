@@ -1,6 +1,20 @@
 """The systems, by the name that a recipe calls them."""
 
+from affuse.systems.baselines.ef_lstm import EFLSTM
+from affuse.systems.baselines.lf_dnn import LFDNN
+from affuse.systems.baselines.lmf import LMF
+from affuse.systems.baselines.tfn import TFN
+from affuse.systems.baselines.unimodal import Unimodal
+from affuse.systems.emoe import EMOE
 from affuse.systems.mco_e import MCOENet
 from affuse.types import System
 
-SYSTEMS: dict[str, type[System]] = {"mco_e": MCOENet}
+SYSTEMS: dict[str, type[System]] = {
+    "mco_e": MCOENet,
+    "emoe": EMOE,
+    "ef_lstm": EFLSTM,
+    "lf_dnn": LFDNN,
+    "tfn": TFN,
+    "lmf": LMF,
+    "unimodal": Unimodal,
+}

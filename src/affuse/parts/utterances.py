@@ -1,0 +1,216 @@
+"""Utterances of several modalities: sequences beside each other, one vector from a sequence, and what a task loses.
+
+For systems whose modalities are sequences of features (t, d). An absent modality is neutral: where a method needs a vector
+of it, that is zero, which depends on no input. Masks and lengths are as in `parts/sequences.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence
+
+from affuse.parts.sequences import pooled, present_rows, sequences_of, spread
+from affuse.types import AffuseError, Batch, Output, System, Task
+
+Reading = Literal["lstm", "mean", "last"]
+
+
+def answered_rows(batch: Batch, modalities: Sequence[str]) -> Bool[Tensor, "b"]:
+    """Rows that have any of the modalities."""
+    return torch.stack([present_rows(batch, name) for name in modalities]).any(0)
+
+
+def unanswered_as_nan(logits: Float[Tensor, "b c"], answered: Bool[Tensor, "b"]) -> Float[Tensor, "b c"]:
+    """The logits, NaN in rows without an answer."""
+    return logits.masked_fill(~answered[:, None], torch.nan)
+
+
+def aligned(
+    batch: Batch, widths: Mapping[str, int], resample: bool
+) -> tuple[dict[str, Float[Tensor, "b t _"]], Int[Tensor, "b"]]:
+    """All modalities step by step beside each other.
+
+    Args:
+        batch: the batch; at least one row must have one of the modalities.
+        widths: features by modality, in order.
+        resample: average every sequence of a row over as many equal parts as the row's shortest one has steps; otherwise
+            sequences of different lengths are an error.
+
+    Returns:
+        Features (b, t, d) by modality, zero where absent and behind the end; and the steps of each row, 0 where it has
+        nothing.
+
+    Raises:
+        AffuseError: as `sequences_of`; or a row's modalities differ in length and `resample` is off.
+    """
+    found = {name: sequences_of(batch, name, width) for name, width in widths.items()}
+    longest = torch.iinfo(torch.int64).max
+    shortest = torch.full((batch.size,), longest, device=batch.present.device)
+    for _, mask, rows in found.values():
+        shortest[rows] = torch.minimum(shortest[rows], mask.sum(1))
+    lengths = torch.where(shortest == longest, 0, shortest)  # b
+    t = int(lengths.max())
+    beside: dict[str, Tensor] = {}
+    for name, (values, mask, rows) in found.items():
+        own, wanted = mask.sum(1), lengths[rows]  # r
+        if torch.equal(own, wanted):
+            steps = values.masked_fill(~mask[..., None], 0.0)
+        elif resample:
+            steps = resampled(values.masked_fill(~mask[..., None], 0.0), own, wanted, t)
+        else:
+            row = int((wanted != own).nonzero()[0])
+            raise AffuseError(
+                f"modality {name!r} has {int(own[row])} steps where another of the same sample has "
+                f"{int(wanted[row])}: give aligned sequences, or set align to resample"
+            )
+        beside[name] = spread(functional.pad(steps, (0, 0, 0, t - steps.shape[1])), rows, 0.0)
+    return beside, lengths
+
+
+def resampled(
+    features: Float[Tensor, "r n d"], lengths: Int[Tensor, "r"], wanted: Int[Tensor, "r"], t: int
+) -> Float[Tensor, "r t d"]:
+    """Each row's own steps averaged over `wanted` equal parts; zero from `wanted` on.
+
+    Part j of k covers steps floor(j n / k) to ceil((j + 1) n / k), the bounds of adaptive average pooling.
+    """
+    part = torch.arange(t, device=features.device)  # t
+    inside = part < wanted[:, None]  # r t
+    k, n = wanted[:, None].clamp(min=1), lengths[:, None]  # r 1
+    start = torch.where(inside, part * n // k, 0)
+    stop = torch.where(inside, -(-(part + 1) * n // k), 1)
+    step = torch.arange(features.shape[1], device=features.device)  # n
+    covers = (step >= start[..., None]) & (step < stop[..., None]) & inside[..., None]  # r t n
+    share = covers.to(features.dtype) / (stop - start)[..., None]
+    return share @ features
+
+
+def final_states(lstm: nn.LSTM, values: Float[Tensor, "r t d"], lengths: Int[Tensor, "r"]) -> Float[Tensor, "r k"]:
+    """The last layer's state after a row's last own step; of both directions side by side where there are two."""
+    packed = pack_padded_sequence(values, lengths.cpu(), batch_first=True, enforce_sorted=False)
+    _, (hidden, _) = lstm(packed)  # (layers * directions) r k
+    return torch.cat(list(hidden[-2:] if lstm.bidirectional else hidden[-1:]), 1)
+
+
+class RowNorm(nn.BatchNorm1d):
+    """Batch normalisation over rows; a single row in training uses the running statistics and leaves them alone."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and len(input) == 1:
+            return functional.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
+        return super().forward(input)
+
+
+class Reader(nn.Module):
+    """A sequence of features as one vector: the modality embedding subnetworks of TFN.
+
+    ``lstm``: the final state of an LSTM, dropout, a linear map. ``mean`` and ``last``: the average of the valid steps or the
+    last one, batch normalisation, dropout, three linear maps with ReLU.
+
+    Args:
+        features: features a step.
+        hidden: width inside.
+        width: of the vector.
+        reading: which of the above.
+        dropout: its rate.
+
+    Raises:
+        AffuseError: there is no such reading.
+    """
+
+    def __init__(self, features: int, hidden: int, width: int, reading: Reading, dropout: float) -> None:
+        super().__init__()
+        self.reading = reading
+        self.dropout = nn.Dropout(dropout)
+        self.net: nn.Module
+        if reading == "lstm":
+            self.lstm = nn.LSTM(features, hidden, batch_first=True)
+            self.net = nn.Sequential(self.dropout, nn.Linear(hidden, width))
+        elif reading in ("mean", "last"):
+            maps = [nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()]
+            self.net = nn.Sequential(RowNorm(features), self.dropout, *maps, nn.Linear(hidden, width), nn.ReLU())
+        else:
+            raise AffuseError(f"no reading {reading!r} of a sequence; choose lstm, mean or last")
+
+    def forward(self, values: Float[Tensor, "r t d"], mask: Bool[Tensor, "r t"]) -> Float[Tensor, "r k"]:
+        if self.reading == "lstm":
+            return self.net(final_states(self.lstm, values, mask.sum(1)))
+        return self.net(pooled(values, mask, "last" if self.reading == "last" else "mean"))
+
+
+def read_all(
+    readers: nn.ModuleDict, batch: Batch, widths: Mapping[str, int], outputs: Mapping[str, int]
+) -> dict[str, Float[Tensor, "b _"]]:
+    """Each modality's vector by a reader called with its values and mask; zero in rows that lack the modality.
+
+    Args:
+        readers: module by modality.
+        batch: the batch.
+        widths: features a step that the batch must have.
+        outputs: width of each vector.
+    """
+    some = next(readers.parameters())
+    vectors: dict[str, Tensor] = {}
+    for name, reader in readers.items():
+        values, mask, rows = sequences_of(batch, name, widths[name])
+        vector = reader(values, mask) if len(values) else some.new_zeros(0, outputs[name])
+        vectors[name] = spread(vector, rows, 0.0)
+    return vectors
+
+
+def need(modalities: Sequence[str], widths: Mapping[str, int], least: int = 1) -> None:
+    """Check the two settings that every system of feature sequences has.
+
+    Raises:
+        AffuseError: too few modalities, one named twice, or one without a width.
+    """
+    if len(set(modalities)) != len(modalities) or len(modalities) < least:
+        raise AffuseError(f"modalities {list(modalities)}: at least {least} different names are needed")
+    for name in modalities:
+        if widths.get(name, 0) < 1:
+            raise AffuseError(f"modality {name!r} has no width: set widths.{name} to its features a step")
+
+
+def known_rows(output: Output, batch: Batch) -> Bool[Tensor, "b"]:
+    """Rows that were answered and have a target.
+
+    Raises:
+        AffuseError: the batch has no targets.
+    """
+    if batch.target is None:
+        raise AffuseError("the batch has no targets, so there is no loss: give every training sample a target")
+    known = torch.isfinite(batch.target) if batch.target.is_floating_point() else batch.target >= 0
+    return output.answered & known
+
+
+def task_loss(logits: Float[Tensor, "r c"], target: Tensor, task: Task) -> Float[Tensor, ""]:
+    """Cross-entropy of a classification; mean absolute error of a regression."""
+    if task.kind == "classification":
+        return functional.cross_entropy(logits, target)
+    return functional.l1_loss(logits[:, 0], target.to(logits.dtype))
+
+
+def nothing_to_learn(system: System) -> dict[str, Tensor]:
+    """The loss where no row has both an answer and a target: a zero that may still be differentiated."""
+    return {"total": 0.0 * torch.stack([p.sum() for p in system.parameters() if p.requires_grad]).sum()}
+
+
+def supervised(system: System, output: Output, batch: Batch) -> dict[str, Tensor]:
+    """`task_loss` over the rows that were answered and have a target.
+
+    Raises:
+        AffuseError: the batch has no targets.
+    """
+    rows = known_rows(output, batch)
+    if batch.target is None or not rows.any():
+        return nothing_to_learn(system)
+    loss = task_loss(output.logits[rows], batch.target[rows], system.task)
+    return {"cross_entropy" if system.task.kind == "classification" else "l1": loss, "total": loss}
