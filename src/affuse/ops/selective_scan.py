@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from affuse.ops import native
-from affuse.ops.native import selective_scan as _operators  # noqa: F401  (makes torch.ops.affuse.selective_scan_native)
+from affuse.ops.native import selective_scan as native_scan
 from affuse.types import AffuseError
 
 Form = Literal["auto", "reference", "chunked", "native"]
@@ -90,12 +90,8 @@ def selective_scan(
     """
     dtype = torch.float64 if torch.float64 in {u.dtype, A.dtype, B.dtype, C.dtype, delta.dtype} else torch.float32
     if _takes_native(u, dtype, form):
-        inputs = (u, delta, A, B, C, D, state)
-        keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-        y, h, _ = torch.ops.affuse.selective_scan_native(
-            *(None if x is None else x.to(dtype) for x in inputs), reverse, keep
-        )
-        return y.to(u.dtype), h
+        y, h = native_scan.scan(*[_cast(x, dtype) for x in (u, delta, A, B, C, D, state)], reverse=reverse)
+        return _cast(y, u.dtype), h
     if form == "auto":
         form = active_form()[0]  # type: ignore[assignment]
     with torch.autocast(u.device.type, enabled=False):
@@ -113,6 +109,11 @@ def selective_scan(
         if D is not None:
             y = y + D.to(dtype) * u
     return y.to(u.dtype), h
+
+
+def _cast(x: Any, dtype: torch.dtype) -> Any:
+    """`x` in `dtype`, None where it is None; calls nothing where there is nothing to do."""
+    return x if x is None or x.dtype == dtype else x.to(dtype)
 
 
 def _takes_native(u: Tensor, dtype: torch.dtype, form: Form) -> bool:

@@ -1,4 +1,4 @@
-// The selective scan: chooses the instance for this processor, packs A, spreads rows and blocks of channels over threads.
+// The selective scan: chooses the instance for this processor, and spreads blocks of channels and rows over threads.
 #include "scan.h"
 
 #include <cstdlib>
@@ -52,32 +52,51 @@ class Scratch {
 };
 
 constexpr int64_t kept = int64_t(1) << 20;  // floats a thread keeps at most
-constexpr float log2_e = 1.44269504088896341f;
 
 thread_local Scratch shared_scratch, own_scratch;
 
-struct Split {  // rows of the batch times groups of blocks
-  int64_t rows, groups, blocks;
-  Split(const ScanShape& s, int64_t threads) : rows(s.b), groups(1), blocks(s.blocks()) {
-    if (threads > 1 && rows > 0 && rows % threads != 0) groups = (2 * threads + rows - 1) / rows;
-    if (groups > blocks) groups = blocks;
+// Threads share the blocks of channels, so that one of them sums the gradient of its A over all rows; where there are fewer
+// blocks than threads, they share the rows of the batch too. Twice as many parts as threads, lest one wait for another.
+struct Split {
+  int64_t rows, groups, b, blocks;
+  Split(const ScanShape& s, int64_t threads) : rows(1), groups(1), b(s.b), blocks(s.blocks()) {
+    if (threads <= 1) return;
+    groups = blocks < 2 * threads ? (blocks < 1 ? 1 : blocks) : 2 * threads;
+    if (blocks < threads) rows = b < threads ? (b < 1 ? 1 : b) : threads;
   }
   int64_t tasks() const { return rows * groups; }
   int64_t largest() const { return (blocks + groups - 1) / groups; }
   ScanPart part(int64_t task) const {
-    const int64_t group = task % groups;
-    return {task / groups, group * blocks / groups, (group + 1) * blocks / groups, group};
+    const int64_t share = task / groups, group = task % groups;
+    return {share, share * b / rows, (share + 1) * b / rows, group, group * blocks / groups, (group + 1) * blocks / groups};
   }
 };
 
-void pack(const float* A, const ScanShape& s, float scale, float* out) {
-  for (int64_t block = 0; block < s.blocks(); ++block)
-    for (int64_t k = 0; k < s.n; ++k)
-      for (int64_t i = 0; i < s.width; ++i) {
-        const int64_t channel = block * s.width + i;
-        *out++ = channel < s.d ? A[channel * s.n + k] * scale : 0.0f;
-      }
-}
+// The arguments of one call, all of them as 64-bit numbers in one array: each argument of its own costs the caller more than
+// a short scan's arithmetic.
+class Arguments {
+ public:
+  explicit Arguments(const int64_t* all) : next_(all) {}
+  int64_t number() { return *next_++; }
+  float* pointer() { return reinterpret_cast<float*>(static_cast<uintptr_t>(*next_++)); }
+  Strided strided() {
+    const float* data = pointer();
+    const int64_t batch = number();
+    return {data, batch, number()};
+  }
+  ScanInputs inputs() {  // b t d n chunk reverse; u, delta, B, C: pointer, strides of batch and step; A D state
+    ScanInputs in{};
+    ScanShape& s = in.shape;
+    for (int64_t* each : {&s.b, &s.t, &s.d, &s.n, &s.chunk, &s.reverse}) *each = number();
+    s.width = instance().width;
+    for (Strided* each : {&in.u, &in.delta, &in.B, &in.C}) *each = strided();
+    in.A = pointer(), in.D = pointer(), in.state = pointer();
+    return in;
+  }
+
+ private:
+  const int64_t* next_;
+};
 
 }  // namespace
 }  // namespace affuse
@@ -90,76 +109,60 @@ AFFUSE_EXPORT int64_t affuse_scan_groups(int64_t b, int64_t d, int64_t threads) 
   return Split(shape, threads).groups;
 }
 
-// Returns 0, or 1 where memory ran out. Strides are (batch, step) of u, delta, B, C; starts may be null.
-AFFUSE_EXPORT int64_t affuse_scan_forward(int64_t b, int64_t t, int64_t d, int64_t n, int64_t chunk, int64_t reverse,
-                                          const float* u, const float* delta, const float* A, const float* B,
-                                          const float* C, const float* D, const float* state, const int64_t* strides,
-                                          float* y, float* last, float* starts, int64_t threads) {
+// Arguments: threads; inputs; y, last, starts. Pointers of what may be absent (scan.h) are 0. Returns 0, or 1 where memory
+// ran out.
+AFFUSE_EXPORT int64_t affuse_scan_forward(const int64_t* all) {
   const ScanInstance& with = instance();
-  ScanForward a{};
-  a.shape = {b, t, d, n, chunk, reverse, with.width};
-  const int64_t panels = a.shape.blocks() * n * with.width;
-  float* packed = shared_scratch.of(panels);
-  if (packed == nullptr && panels > 0) return 1;
-  pack(A, a.shape, log2_e, packed);
-  a.u = {u, strides[0], strides[1]}, a.delta = {delta, strides[2], strides[3]};
-  a.B = {B, strides[4], strides[5]}, a.C = {C, strides[6], strides[7]};
-  a.A = packed, a.D = D, a.state = state, a.y = y, a.last = last, a.starts = starts;
+  Arguments arguments(all);
+  const int64_t threads = arguments.number();
+  ScanForward a{arguments.inputs()};
+  a.y = arguments.pointer(), a.last = arguments.pointer(), a.starts = arguments.pointer();
   const Split split(a.shape, threads);
   std::atomic<int64_t> failed{0};
   parallel(split.tasks(), threads, [&](int64_t task) {
     float* scratch = own_scratch.of(with.forward_scratch(a.shape, split.largest()));
-    if (scratch == nullptr)
+    if (scratch == nullptr && a.shape.d * a.shape.n > 0)
       failed = 1;
     else
       with.forward(a, split.part(task), scratch);
   });
-  shared_scratch.trim(kept), own_scratch.trim(kept);
+  own_scratch.trim(kept);
   return failed;
 }
 
-// As above; grad_last may be null; grad_B and grad_C are (group, b, t, n), see affuse_scan_groups.
-AFFUSE_EXPORT int64_t affuse_scan_backward(int64_t b, int64_t t, int64_t d, int64_t n, int64_t chunk, int64_t reverse,
-                                           const float* u, const float* delta, const float* A, const float* B,
-                                           const float* C, const float* D, const float* starts, const float* grad_y,
-                                           const float* grad_last, const int64_t* strides, float* grad_u,
-                                           float* grad_delta, float* grad_A, float* grad_B, float* grad_C, float* grad_D,
-                                           float* grad_state, int64_t threads) {
+// Arguments: threads; inputs; grad_y with its strides; starts, grad_last; gradients of u, delta, A, B, C, D, state. Those of
+// B and C are (group, b, t, n), see affuse_scan_groups.
+AFFUSE_EXPORT int64_t affuse_scan_backward(const int64_t* all) {
   const ScanInstance& with = instance();
-  ScanBackward a{};
-  a.shape = {b, t, d, n, chunk, reverse, with.width};
-  const int64_t blocks = a.shape.blocks(), panels = blocks * n * with.width, lanes = blocks * with.width;
-  float* packed = shared_scratch.of(2 * panels + b * (panels + lanes));
-  if (packed == nullptr && panels > 0) return 1;
-  pack(A, a.shape, log2_e, packed), pack(A, a.shape, 1.0f, packed + panels);
-  a.u = {u, strides[0], strides[1]}, a.delta = {delta, strides[2], strides[3]};
-  a.B = {B, strides[4], strides[5]}, a.C = {C, strides[6], strides[7]};
-  a.grad_y = {grad_y, strides[8], strides[9]};
-  a.A = packed, a.A_plain = packed + panels, a.D = D, a.starts = starts, a.grad_last = grad_last;
-  a.grad_u = grad_u, a.grad_delta = grad_delta, a.grad_state = grad_state, a.grad_B = grad_B, a.grad_C = grad_C;
-  a.grad_A = packed + 2 * panels, a.grad_D = grad_D == nullptr ? nullptr : a.grad_A + b * panels;
+  Arguments arguments(all);
+  const int64_t threads = arguments.number();
+  ScanBackward a{arguments.inputs()};
+  a.grad_y = arguments.strided(), a.starts = arguments.pointer(), a.grad_last = arguments.pointer();
+  a.grad_u = arguments.pointer(), a.grad_delta = arguments.pointer();
+  float* grad_A = arguments.pointer();
+  a.grad_B = arguments.pointer(), a.grad_C = arguments.pointer();
+  float* grad_D = arguments.pointer();
+  a.grad_state = arguments.pointer();
+  const int64_t d = a.shape.d, n = a.shape.n, lanes = a.shape.blocks() * with.width, panels = lanes * n;
   const Split split(a.shape, threads);
+  a.grad_A = shared_scratch.of(split.rows * (panels + lanes));
+  if (a.grad_A == nullptr && lanes > 0) return 1;
+  a.grad_D = grad_D == nullptr ? nullptr : a.grad_A + split.rows * panels;
   std::atomic<int64_t> failed{0};
   parallel(split.tasks(), threads, [&](int64_t task) {
     float* scratch = own_scratch.of(with.backward_scratch(a.shape, split.largest()));
-    if (scratch == nullptr)
+    if (scratch == nullptr && lanes > 0)
       failed = 1;
     else
       with.backward(a, split.part(task), scratch);
   });
-  if (!failed) {  // sums over the batch, in the order of its rows whatever the threads did
-    for (int64_t row = 1; row < b; ++row)
-      for (int64_t i = 0; i < panels; ++i) a.grad_A[i] += a.grad_A[row * panels + i];
-    for (int64_t channel = 0; channel < d; ++channel)
-      for (int64_t k = 0; k < n; ++k)
-        grad_A[channel * n + k] =
-            b == 0 ? 0.0f : a.grad_A[(channel / with.width * n + k) * with.width + channel % with.width];
-    if (grad_D != nullptr)
-      for (int64_t channel = 0; channel < d; ++channel) {
-        float sum = 0.0f;
-        for (int64_t row = 0; row < b; ++row) sum += a.grad_D[row * lanes + channel];
-        grad_D[channel] = sum;
-      }
+  if (!failed) {  // sums over the shares of the batch, in their order whatever the threads did
+    for (int64_t share = 1; share < split.rows; ++share) {
+      for (int64_t i = 0; i < panels; ++i) a.grad_A[i] += a.grad_A[share * panels + i];
+      for (int64_t i = 0; i < lanes && grad_D != nullptr; ++i) a.grad_D[i] += a.grad_D[share * lanes + i];
+    }
+    with.unpack(a.shape, a.grad_A, grad_A);
+    for (int64_t channel = 0; channel < d && grad_D != nullptr; ++channel) grad_D[channel] = a.grad_D[channel];
   }
   shared_scratch.trim(kept), own_scratch.trim(kept);
   return failed;

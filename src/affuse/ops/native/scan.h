@@ -24,30 +24,29 @@ struct Strided {
 struct ScanInputs {
   ScanShape shape;
   Strided u, delta, B, C;
-  const float* A;       // packed: (block, n, width), times log2(e)
-  const float* D;       // may be null
+  const float* A;
+  const float *D, *state;  // may be null; no state: zeros
 };
 
 struct ScanForward : ScanInputs {
-  const float* state;  // may be null: zeros
   float *y, *last;
-  float* starts;       // (chunk, b, block, n, width), the state before each chunk; may be null: not kept
+  float* starts;  // (chunk - 1, b, block, n, width), the state before each chunk but the first; may be null: not kept
 };
 
 struct ScanBackward : ScanInputs {
   Strided grad_y;
   const float* grad_last;  // may be null: zeros
   const float* starts;
-  const float* A_plain;    // packed as A, but as it is
-  float *grad_u, *grad_delta, *grad_state;
+  float *grad_u, *grad_delta;
+  float* grad_state;       // may be null
   float *grad_B, *grad_C;  // (group, b, t, n): each group of channels adds its part
-  float *grad_A;           // (b, block, n, width)
-  float *grad_D;           // (b, block, width); may be null
+  float *grad_A;           // (rows, block, n, width): each share of the batch adds its part
+  float *grad_D;           // (rows, block, width); may be null
 };
 
-// One row of the batch and the channels of blocks [first, last).
+// Rows [first_row, last_row) of the batch, which are share number `rows` of it; blocks [first, last), which are `group`.
 struct ScanPart {
-  int64_t row, first, last, group;
+  int64_t rows, first_row, last_row, group, first, last;
 };
 
 struct ScanInstance {
@@ -56,12 +55,15 @@ struct ScanInstance {
   int64_t (*backward_scratch)(const ScanShape&, int64_t blocks);  // floats
   void (*forward)(const ScanForward&, const ScanPart&, float* scratch);
   void (*backward)(const ScanBackward&, const ScanPart&, float* scratch);
+  void (*unpack)(const ScanShape&, const float* packed, float* rows);  // from (block, n, width) to (d, n)
 };
 
 extern const ScanInstance scan_plain;
 #if defined(__x86_64__)
 extern const ScanInstance scan_avx2, scan_avx512;
 #endif
+
+constexpr float log2_e = 1.44269504088896341f;
 
 // 2^f for |f| <= 1/2 is 1 + f (c1 + f (c2 + ...)): largest relative error 9.2e-8, none at 0 (minimax, solved as a linear
 // programme). Exact at 0, so that a slow decay is not biased over many steps.

@@ -35,6 +35,10 @@ struct V {
   static type mul(type a, type b) { return _mm256_mul_ps(a, b); }
   static type add(type a, type b) { return _mm256_add_ps(a, b); }
   static type fma(type a, type b, type c) { return _mm256_fmadd_ps(a, b, c); }
+  static void riffle(type a, type b, type& first, type& second) {  // a0 b0 a1 b1 ... a7 b7
+    const type low = _mm256_unpacklo_ps(a, b), high = _mm256_unpackhi_ps(a, b);
+    first = _mm256_permute2f128_ps(low, high, 0x20), second = _mm256_permute2f128_ps(low, high, 0x31);
+  }
   static float sum(type x) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
@@ -57,7 +61,7 @@ struct V {
 
 }  // namespace
 
-const ScanInstance scan_avx2 = {V::W, forward_scratch, backward_scratch, forward, backward};
+const ScanInstance scan_avx2 = {V::W, forward_scratch, backward_scratch, forward, backward, unpack_all};
 
 }  // namespace affuse
 

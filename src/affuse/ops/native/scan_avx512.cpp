@@ -34,6 +34,11 @@ struct V {
   static type mul(type a, type b) { return _mm512_mul_ps(a, b); }
   static type add(type a, type b) { return _mm512_add_ps(a, b); }
   static type fma(type a, type b, type c) { return _mm512_fmadd_ps(a, b, c); }
+  static void riffle(type a, type b, type& first, type& second) {  // a0 b0 a1 b1 ... a15 b15
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    first = _mm512_permutex2var_ps(a, low, b);
+    second = _mm512_permutex2var_ps(a, _mm512_add_epi32(low, _mm512_set1_epi32(8)), b);
+  }
   static float sum(type x) { return _mm512_reduce_add_ps(x); }
   static type exp2(type z) {  // vscalefps gives 0 and infinity where they are due
     const type whole = _mm512_roundscale_ps(z, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -48,7 +53,7 @@ struct V {
 
 }  // namespace
 
-const ScanInstance scan_avx512 = {V::W, forward_scratch, backward_scratch, forward, backward};
+const ScanInstance scan_avx512 = {V::W, forward_scratch, backward_scratch, forward, backward, unpack_all};
 
 }  // namespace affuse
 

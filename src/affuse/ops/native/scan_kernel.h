@@ -31,14 +31,48 @@ inline Row row(const Strided& x, int64_t batch, int64_t first_step, const ScanSh
 
 inline int64_t time_of(const ScanShape& s, int64_t position) { return s.reverse ? s.t - 1 - position : position; }
 
-// From (d, n) rows of the caller's to (n, width), and back.
-inline void pack(const float* rows, int64_t n, int lanes, float* out) {
-  for (int64_t k = 0; k < n; ++k)
-    for (int i = 0; i < V::W; ++i) out[k * V::W + i] = i < lanes ? rows[i * n + k] : 0.0f;
+// W vectors of W lanes, rows against columns. Riffling the upper half of the rows into the lower one moves the highest bit of
+// the row's number to the lowest of the lane's; once for each bit, and they have changed places.
+inline void transpose(T* rows) {
+  for (int stage = 1; stage < V::W; stage *= 2) {
+    T next[V::W];
+    for (int i = 0; i < V::W / 2; ++i) V::riffle(rows[i], rows[i + V::W / 2], next[2 * i], next[2 * i + 1]);
+    for (int i = 0; i < V::W; ++i) rows[i] = next[i];
+  }
+}
+
+// From (d, n) rows of the caller's to (n, width), times `scale`, and back.
+inline void pack(const float* rows, int64_t n, int lanes, float scale, float* out) {
+  int64_t k = 0;
+  for (; lanes == V::W && n - k >= V::W; k += V::W) {
+    T tile[V::W];
+    for (int i = 0; i < V::W; ++i) tile[i] = V::load(rows + i * n + k);
+    transpose(tile);
+    for (int i = 0; i < V::W; ++i) V::store(out + (k + i) * V::W, V::mul(tile[i], V::set1(scale)));
+  }
+  for (; k < n; ++k)
+    for (int i = 0; i < V::W; ++i) out[k * V::W + i] = i < lanes ? rows[i * n + k] * scale : 0.0f;
 }
 inline void unpack(const float* packed, int64_t n, int lanes, float* rows) {
+  int64_t k = 0;
+  for (; lanes == V::W && n - k >= V::W; k += V::W) {
+    T tile[V::W];
+    for (int i = 0; i < V::W; ++i) tile[i] = V::load(packed + (k + i) * V::W);
+    transpose(tile);
+    for (int i = 0; i < V::W; ++i) V::store(rows + i * n + k, tile[i]);
+  }
   for (int i = 0; i < lanes; ++i)
-    for (int64_t k = 0; k < n; ++k) rows[i * n + k] = packed[k * V::W + i];
+    for (int64_t j = k; j < n; ++j) rows[i * n + j] = packed[j * V::W + i];
+}
+inline void clear(float* vectors, int64_t floats) {
+  for (int64_t i = 0; i < floats; i += V::W) V::store(vectors + i, V::zero());
+}
+inline void copy(const float* from, int64_t floats, float* to) {
+  for (int64_t i = 0; i < floats; i += V::W) V::store(to + i, V::load(from + i));
+}
+inline int lanes_of(const ScanShape& s, int64_t block) {
+  const int64_t left = s.d - block * V::W;
+  return left < V::W ? int(left) : V::W;
 }
 
 // States [0, N) of one block over the steps of one chunk.
@@ -79,40 +113,37 @@ void forward_chunk(Row u, Row delta, Row B, Row C, const float* A, const float* 
   pass(Size<4>{}), pass(Size<2>{}), pass(Size<1>{});
 }
 
-int64_t forward_scratch(const ScanShape& s, int64_t blocks) { return blocks * s.n * V::W; }
+int64_t forward_scratch(const ScanShape& s, int64_t blocks) { return 2 * blocks * s.n * V::W; }
 
 void forward(const ScanForward& a, const ScanPart& part, float* scratch) {
   const ScanShape& s = a.shape;
-  const int64_t panel = s.n * V::W;
-  auto lanes_of = [&](int64_t block) { return int(s.d - block * V::W < V::W ? s.d - block * V::W : V::W); };
-  for (int64_t block = part.first; block < part.last; ++block) {
-    float* h = scratch + (block - part.first) * panel;
-    if (a.state != nullptr)
-      pack(a.state + (part.row * s.d + block * V::W) * s.n, s.n, lanes_of(block), h);
-    else
-      for (int64_t i = 0; i < panel; ++i) h[i] = 0.0f;
-  }
-  for (int64_t chunk = 0; chunk < s.chunks(); ++chunk) {
-    const int64_t position = chunk * s.chunk, t = time_of(s, position);
-    const int64_t steps = s.t - position < s.chunk ? s.t - position : s.chunk;
-    const Row B = row(a.B, part.row, t, s), C = row(a.C, part.row, t, s);
-    Row u = row(a.u, part.row, t, s), delta = row(a.delta, part.row, t, s);
-    u.p += part.first * V::W, delta.p += part.first * V::W;
-    for (int64_t block = part.first; block < part.last; ++block, u.p += V::W, delta.p += V::W) {
-      float* h = scratch + (block - part.first) * panel;
-      if (a.starts != nullptr) {
-        float* start = a.starts + ((chunk * s.b + part.row) * s.blocks() + block) * panel;
-        for (int64_t i = 0; i < panel; i += V::W) V::store(start + i, V::load(h + i));
+  const int64_t panel = s.n * V::W, blocks = part.last - part.first;
+  float *A = scratch, *states = scratch + blocks * panel;
+  for (int64_t i = 0, block = part.first; i < blocks; ++i, ++block)
+    pack(a.A + block * V::W * s.n, s.n, lanes_of(s, block), log2_e, A + i * panel);
+  for (int64_t batch = part.first_row; batch < part.last_row; ++batch) {
+    if (a.state == nullptr) clear(states, blocks * panel);
+    for (int64_t i = 0, block = part.first; i < blocks && a.state != nullptr; ++i, ++block)
+      pack(a.state + (batch * s.d + block * V::W) * s.n, s.n, lanes_of(s, block), 1.0f, states + i * panel);
+    for (int64_t chunk = 0; chunk < s.chunks(); ++chunk) {
+      const int64_t position = chunk * s.chunk, t = time_of(s, position);
+      const int64_t steps = s.t - position < s.chunk ? s.t - position : s.chunk;
+      const Row B = row(a.B, batch, t, s), C = row(a.C, batch, t, s);
+      Row u = row(a.u, batch, t, s), delta = row(a.delta, batch, t, s);
+      u.p += part.first * V::W, delta.p += part.first * V::W;
+      if (a.starts != nullptr && chunk > 0)
+        copy(states, blocks * panel, a.starts + (((chunk - 1) * s.b + batch) * s.blocks() + part.first) * panel);
+      for (int64_t i = 0, block = part.first; i < blocks; ++i, ++block, u.p += V::W, delta.p += V::W) {
+        const int lanes = lanes_of(s, block);
+        const float* D = a.D == nullptr ? nullptr : a.D + block * V::W;
+        float* y = a.y + (batch * s.t + t) * s.d + block * V::W;
+        (lanes < V::W ? forward_chunk<true> : forward_chunk<false>)(
+            u, delta, B, C, A + i * panel, D, states + i * panel, y, s.reverse ? -s.d : s.d, steps, s.n, lanes);
       }
-      const int lanes = lanes_of(block);
-      const float* D = a.D == nullptr ? nullptr : a.D + block * V::W;
-      float* y = a.y + (part.row * s.t + t) * s.d + block * V::W;
-      (lanes < V::W ? forward_chunk<true> : forward_chunk<false>)(u, delta, B, C, a.A + block * panel, D, h, y,
-                                                                  s.reverse ? -s.d : s.d, steps, s.n, lanes);
     }
+    for (int64_t i = 0, block = part.first; i < blocks; ++i, ++block)
+      unpack(states + i * panel, s.n, lanes_of(s, block), a.last + (batch * s.d + block * V::W) * s.n);
   }
-  for (int64_t block = part.first; block < part.last; ++block)
-    unpack(scratch + (block - part.first) * panel, s.n, lanes_of(block), a.last + (part.row * s.d + block * V::W) * s.n);
 }
 
 // The states of a chunk again: decays (step, n, width), and states (step + 1, n, width), of which the first is given.
@@ -172,7 +203,7 @@ void backward_pass(Row u, Row delta, Row grad_y, Row B, Row C, const float* A, c
 
 struct Block {  // what backward_chunk needs of one block of channels in one chunk
   Row u, delta, grad_y, B, C;
-  const float *A, *A_plain, *D;
+  const float *A, *D;  // A times log2(e)
   float *decays, *states, *carried, *grad_A, *grad_D, *grad_u, *grad_delta;
   int64_t out_by;  // of grad_u and grad_delta
   Sums sums;
@@ -200,7 +231,7 @@ void backward_chunk(const Block& x, int64_t steps, int64_t n, int lanes) {
     for (; n - k >= N; k += N) {
       const int64_t o = k * V::W;
       backward_pass<N, Tail>(at(x.u, end), at(x.delta, end), at(x.grad_y, end), {B.p + k, B.by}, {C.p + k, C.by},
-                             x.A_plain + o, x.decays + o, x.states + o, panel, x.carried + o, x.grad_A + o,
+                             x.A + o, x.decays + o, x.states + o, panel, x.carried + o, x.grad_A + o,
                              {x.sums.B + o, x.sums.C + o, x.sums.driven, x.sums.step}, k == 0, steps, lanes);
     }
   };
@@ -212,7 +243,8 @@ void backward_chunk(const Block& x, int64_t steps, int64_t n, int lanes) {
     const T u = load<Tail>(at(x.u, s).p, lanes), step = load<Tail>(at(x.delta, s).p, lanes);
     const T gy = load<Tail>(at(x.grad_y, s).p, lanes), of_driven = V::load(x.sums.driven + s * V::W);
     store<Tail>(x.grad_u + s * x.out_by, V::fma(of_driven, step, V::mul(direct, gy)), lanes);
-    store<Tail>(x.grad_delta + s * x.out_by, V::fma(of_driven, u, V::load(x.sums.step + s * V::W)), lanes);
+    const T of_step = V::mul(V::load(x.sums.step + s * V::W), V::set1(1.0f / log2_e));
+    store<Tail>(x.grad_delta + s * x.out_by, V::fma(of_driven, u, of_step), lanes);
     of_D = V::fma(gy, u, of_D);
   }
   if (x.grad_D != nullptr) V::store(x.grad_D, V::add(V::load(x.grad_D), of_D));
@@ -220,62 +252,68 @@ void backward_chunk(const Block& x, int64_t steps, int64_t n, int lanes) {
 
 int64_t backward_scratch(const ScanShape& s, int64_t blocks) {
   const int64_t steps = s.t < s.chunk ? s.t : s.chunk;
-  return (blocks * s.n + (4 * steps + 1) * s.n + 2 * steps) * V::W;
+  return (2 * blocks * s.n + (4 * steps + 1) * s.n + 2 * steps) * V::W;
 }
 
 void backward(const ScanBackward& a, const ScanPart& part, float* scratch) {
   const ScanShape& s = a.shape;
-  const int64_t panel = s.n * V::W, longest = s.t < s.chunk ? s.t : s.chunk;
-  auto lanes_of = [&](int64_t block) { return int(s.d - block * V::W < V::W ? s.d - block * V::W : V::W); };
+  const int64_t panel = s.n * V::W, longest = s.t < s.chunk ? s.t : s.chunk, blocks = part.last - part.first;
+  float *A = scratch, *all_carried = A + blocks * panel;
   Block x;
-  float* all_carried = scratch;
-  x.decays = all_carried + (part.last - part.first) * panel;
+  x.decays = all_carried + blocks * panel;
   x.states = x.decays + longest * panel;
   x.sums.B = x.states + (longest + 1) * panel;
   x.sums.C = x.sums.B + longest * panel;
   x.sums.driven = x.sums.C + longest * panel;
   x.sums.step = x.sums.driven + longest * V::W;
   x.out_by = s.reverse ? -s.d : s.d;
-  for (int64_t block = part.first; block < part.last; ++block) {
-    float* carried = all_carried + (block - part.first) * panel;
-    float* grad_A = a.grad_A + (part.row * s.blocks() + block) * panel;
-    if (a.grad_last != nullptr)
-      pack(a.grad_last + (part.row * s.d + block * V::W) * s.n, s.n, lanes_of(block), carried);
-    else
-      for (int64_t i = 0; i < panel; ++i) carried[i] = 0.0f;
-    for (int64_t i = 0; i < panel; ++i) grad_A[i] = 0.0f;
-    if (a.grad_D != nullptr)
-      for (int64_t i = 0; i < V::W; ++i) a.grad_D[(part.row * s.blocks() + block) * V::W + i] = 0.0f;
-  }
-  for (int64_t chunk = s.chunks() - 1; chunk >= 0; --chunk) {
-    const int64_t position = chunk * s.chunk, t = time_of(s, position);
-    const int64_t steps = s.t - position < s.chunk ? s.t - position : s.chunk;
-    for (int64_t i = 0; i < steps * panel; i += V::W) V::store(x.sums.B + i, V::zero()), V::store(x.sums.C + i, V::zero());
-    x.B = row(a.B, part.row, t, s), x.C = row(a.C, part.row, t, s);
-    for (int64_t block = part.first; block < part.last; ++block) {
-      const int64_t channel = block * V::W;
-      x.u = row(a.u, part.row, t, s), x.delta = row(a.delta, part.row, t, s), x.grad_y = row(a.grad_y, part.row, t, s);
-      x.u.p += channel, x.delta.p += channel, x.grad_y.p += channel;
-      x.A = a.A + block * panel, x.A_plain = a.A_plain + block * panel, x.D = a.D == nullptr ? nullptr : a.D + channel;
-      x.carried = all_carried + (block - part.first) * panel;
-      x.grad_A = a.grad_A + (part.row * s.blocks() + block) * panel;
-      x.grad_D = a.grad_D == nullptr ? nullptr : a.grad_D + (part.row * s.blocks() + block) * V::W;
-      x.grad_u = a.grad_u + (part.row * s.t + t) * s.d + channel;
-      x.grad_delta = a.grad_delta + (part.row * s.t + t) * s.d + channel;
-      const float* start = a.starts + ((chunk * s.b + part.row) * s.blocks() + block) * panel;
-      for (int64_t i = 0; i < panel; i += V::W) V::store(x.states + i, V::load(start + i));
-      const int lanes = lanes_of(block);
-      (lanes < V::W ? backward_chunk<true> : backward_chunk<false>)(x, steps, s.n, lanes);
-    }
-    for (int64_t step = 0; step < steps; ++step) {
-      const int64_t out = ((part.group * s.b + part.row) * s.t + time_of(s, position + step)) * s.n;
-      for (int64_t k = 0; k < s.n; ++k) {
-        a.grad_B[out + k] = V::sum(V::load(x.sums.B + step * panel + k * V::W));
-        a.grad_C[out + k] = V::sum(V::load(x.sums.C + step * panel + k * V::W));
+  for (int64_t i = 0, block = part.first; i < blocks; ++i, ++block)
+    pack(a.A + block * V::W * s.n, s.n, lanes_of(s, block), log2_e, A + i * panel);
+  float* part_A = a.grad_A + (part.rows * s.blocks() + part.first) * panel;
+  float* part_D = a.grad_D == nullptr ? nullptr : a.grad_D + (part.rows * s.blocks() + part.first) * V::W;
+  clear(part_A, blocks * panel);
+  if (part_D != nullptr) clear(part_D, blocks * V::W);
+  for (int64_t batch = part.first_row; batch < part.last_row; ++batch) {
+    if (a.grad_last == nullptr) clear(all_carried, blocks * panel);
+    for (int64_t i = 0, block = part.first; i < blocks && a.grad_last != nullptr; ++i, ++block)
+      pack(a.grad_last + (batch * s.d + block * V::W) * s.n, s.n, lanes_of(s, block), 1.0f, all_carried + i * panel);
+    for (int64_t chunk = s.chunks() - 1; chunk >= 0; --chunk) {
+      const int64_t position = chunk * s.chunk, t = time_of(s, position);
+      const int64_t steps = s.t - position < s.chunk ? s.t - position : s.chunk;
+      clear(x.sums.B, steps * panel), clear(x.sums.C, steps * panel);
+      x.B = row(a.B, batch, t, s), x.C = row(a.C, batch, t, s);
+      for (int64_t i = 0, block = part.first; i < blocks; ++i, ++block) {
+        const int64_t channel = block * V::W;
+        const int lanes = lanes_of(s, block);
+        x.u = row(a.u, batch, t, s), x.delta = row(a.delta, batch, t, s), x.grad_y = row(a.grad_y, batch, t, s);
+        x.u.p += channel, x.delta.p += channel, x.grad_y.p += channel;
+        x.A = A + i * panel, x.D = a.D == nullptr ? nullptr : a.D + channel;
+        x.carried = all_carried + i * panel, x.grad_A = part_A + i * panel;
+        x.grad_D = part_D == nullptr ? nullptr : part_D + i * V::W;
+        x.grad_u = a.grad_u + (batch * s.t + t) * s.d + channel;
+        x.grad_delta = a.grad_delta + (batch * s.t + t) * s.d + channel;
+        if (chunk > 0)
+          copy(a.starts + (((chunk - 1) * s.b + batch) * s.blocks() + block) * panel, panel, x.states);
+        else if (a.state != nullptr)
+          pack(a.state + (batch * s.d + channel) * s.n, s.n, lanes, 1.0f, x.states);
+        else
+          clear(x.states, panel);
+        (lanes < V::W ? backward_chunk<true> : backward_chunk<false>)(x, steps, s.n, lanes);
+      }
+      for (int64_t step = 0; step < steps; ++step) {
+        const int64_t out = ((part.group * s.b + batch) * s.t + time_of(s, position + step)) * s.n;
+        for (int64_t k = 0; k < s.n; ++k) {
+          a.grad_B[out + k] = V::sum(V::load(x.sums.B + step * panel + k * V::W));
+          a.grad_C[out + k] = V::sum(V::load(x.sums.C + step * panel + k * V::W));
+        }
       }
     }
+    for (int64_t i = 0, block = part.first; i < blocks && a.grad_state != nullptr; ++i, ++block)
+      unpack(all_carried + i * panel, s.n, lanes_of(s, block), a.grad_state + (batch * s.d + block * V::W) * s.n);
   }
-  for (int64_t block = part.first; block < part.last; ++block)
-    unpack(all_carried + (block - part.first) * panel, s.n, lanes_of(block),
-           a.grad_state + (part.row * s.d + block * V::W) * s.n);
+}
+
+void unpack_all(const ScanShape& s, const float* packed, float* rows) {
+  for (int64_t block = 0; block < s.blocks(); ++block)
+    unpack(packed + block * s.n * V::W, s.n, lanes_of(s, block), rows + block * V::W * s.n);
 }

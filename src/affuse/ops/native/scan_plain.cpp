@@ -34,6 +34,9 @@ struct V {
   static type mul(type a, type b) { return a * b; }
   static type add(type a, type b) { return a + b; }
   static type fma(type a, type b, type c) { return a * b + c; }
+  static void riffle(type a, type b, type& first, type& second) {
+    first = type{a[0], b[0], a[1], b[1]}, second = type{a[2], b[2], a[3], b[3]};
+  }
   static float sum(type x) { return (x[0] + x[2]) + (x[1] + x[3]); }
   static type exp2(type z) {  // as in scan_avx2.cpp
     z = z < set1(-127.0f) ? set1(-127.0f) : z;
@@ -56,6 +59,6 @@ struct V {
 
 }  // namespace
 
-const ScanInstance scan_plain = {V::W, forward_scratch, backward_scratch, forward, backward};
+const ScanInstance scan_plain = {V::W, forward_scratch, backward_scratch, forward, backward, unpack_all};
 
 }  // namespace affuse
