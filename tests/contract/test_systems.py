@@ -17,17 +17,23 @@ CLASSES = ("calm", "tense", "away")
 
 @dataclass(frozen=True)
 class Case:
-    """A small configuration, the shape of one sample by modality, and the switches that must change the answer."""
+    """A small configuration, the shape of one sample by modality, and the switches that must change the answer.
+
+    Where `shorter`, some sequences of a batch have fewer steps than the shape says.
+    """
 
     config: dict[str, Any]
     shapes: dict[str, tuple[int, ...]]
     switches: list[dict[str, Any]] = field(default_factory=list)
+    task: Task = Task("classification", CLASSES)
+    shorter: bool = False
 
 
 WIDTHS = {"text": 6, "audio": 3, "video": 4}
 HIDDEN = {"text": 8, "audio": 6, "video": 7}
 ALIGNED = {"text": (5, 6), "audio": (5, 3), "video": (5, 4)}
 UNALIGNED = {"text": (4, 6), "audio": (7, 3), "video": (5, 4)}
+SENTIMENT = Task("regression", value_range=(-3.0, 3.0), units="sentiment")
 
 CASES = {
     "mco_e": Case(
@@ -68,6 +74,36 @@ CASES = {
             {"top_k": 3},
         ],
     ),
+    "emoe": Case(
+        {
+            "widths": WIDTHS,
+            "d_model": 16,
+            "heads": 2,
+            "layers": 2,
+            "kernel": 3,
+            "router_width": 12,
+            "head_dropout": 0.0,
+        },
+        UNALIGNED,
+        [
+            {"kernel": 2},
+            {"kernels": {"audio": 1}},
+            {"layers": 1},
+            {"heads": 4},
+            {"causal": False},
+            {"readout": "mean"},
+            {"readout": "attention"},
+            {"mome": False},
+            {"router_width": 9},
+            {"router_layers": 1},
+            {"router_layers": 3},
+            {"temperature": 1.0},
+            {"fusion": "concat"},
+            {"variant": "as_released", "released_lengths": {"text": 4, "audio": 8, "video": 6}},
+        ],
+        SENTIMENT,
+        shorter=True,
+    ),
     "ef_lstm": Case(
         {"widths": WIDTHS, "hidden": 8, "layers": 2, "dropout": 0.0},
         ALIGNED,
@@ -106,18 +142,21 @@ CASES = {
 def made(name: str, **changes: Any) -> System:
     torch.manual_seed(0)
     cls = SYSTEMS[name]
-    return cls(cls.Config(**{**CASES[name].config, **changes}), Task("classification", CLASSES))
+    return cls(cls.Config(**{**CASES[name].config, **changes}), CASES[name].task)
 
 
 def samples(name: str, n: int = 6, absent: tuple[str | None, ...] = ()) -> list[Sample]:
     """Random samples; `absent` names what each of the first ones lacks."""
     generator = torch.Generator().manual_seed(1)
-    lacks = [*absent, *[None] * n][:n]
+    case, lacks = CASES[name], [*absent, *[None] * n][:n]
+    whole = case.task.kind == "classification"
+
+    def inputs(index: int, lack: str | None) -> dict[str, torch.Tensor]:
+        drawn = {m: torch.randn(shape, generator=generator) for m, shape in case.shapes.items() if m != lack}
+        return {m: x[: max(1, len(x) - index % 3)] for m, x in drawn.items()} if case.shorter else drawn
+
     return [
-        Sample(
-            {m: torch.randn(shape, generator=generator) for m, shape in CASES[name].shapes.items() if m != lack},
-            target=index % len(CLASSES),
-        )
+        Sample(inputs(index, lack), target=index % len(CLASSES) if whole else 0.7 * index - 2.0)
         for index, lack in enumerate(lacks)
     ]
 
