@@ -10,20 +10,21 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from affuse.signals.event_codecs import Decoded, decode_dat, decode_nmnist, decode_raw
+from affuse.signals.event_codecs import Decoded, decode_nmnist
 from affuse.signals.event_stream import Events
+from affuse.signals.event_words import LARGEST_SENSOR, read_words, stream_words
 from affuse.types import AffuseError
 
 Array = NDArray[Any]
+WORD_FORMATS = (".raw", ".dat")
 MAX_EVENTS = 1 << 28  # a file that claims more is lying, or should be cut before it fills the memory
-LARGEST_SENSOR = 1 << 16
 
 
 def read_events(
@@ -60,11 +61,52 @@ def read_events(
         AffuseError: the file cannot be read, is empty, is not what its suffix says, or holds bad events.
     """
     file = Path(path)
+    with _named(file, sensor_size):
+        if file.suffix.lower() in WORD_FORMATS:
+            return read_words(file, errors, sensor_size)
+        return _checked(_READERS[file.suffix.lower()](file), errors, sensor_size)
+
+
+def stream_events(
+    path: str | os.PathLike[str],
+    *,
+    chunk_events: int = 1 << 20,
+    errors: Literal["raise", "drop"] = "raise",
+    sensor_size: tuple[int, int] | None = None,
+) -> Iterator[Events]:
+    """The events that `read_events` reads, in slices that follow each other.
+
+    EVT2, EVT3 and DAT are decoded from the memory-mapped file as the slices are asked for, in memory that does not grow with
+    the file; other formats are read whole first. Where nothing tells the size of the sensor, such a file is gone through once
+    before. `Events.dropped` of a slice counts what was left out since the slice before; a slice may hold none but dropped ones.
+
+    Args:
+        chunk_events: events of a slice at most.
+        path, errors, sensor_size: as in `read_events`; bad events stop the stream when it comes to them.
+
+    Raises:
+        AffuseError: as in `read_events`, or `chunk_events` is not positive.
+    """
+    file = Path(path)
+    if chunk_events < 1:
+        raise AffuseError(f"chunk_events must be positive, got {chunk_events}")
+    if file.suffix.lower() not in WORD_FORMATS:
+        events = read_events(file, errors=errors, sensor_size=sensor_size)
+        for start in range(0, len(events), chunk_events):
+            yield events.part(start, start + chunk_events, dropped=events.dropped if start == 0 else 0)
+        return
+    with _named(file, sensor_size):
+        yield from stream_words(file, errors, sensor_size, chunk_events)
+
+
+@contextlib.contextmanager
+def _named(file: Path, sensor_size: tuple[int, int] | None) -> Iterator[None]:
+    """Look whether this can be a file of events; errors of what is done then name it."""
     if sensor_size is not None and not all(1 <= side <= LARGEST_SENSOR for side in sensor_size):
         raise AffuseError(f"sensor_size {sensor_size} must be a positive width and height")
-    reader = _READERS.get(file.suffix.lower())
-    if reader is None:
-        raise AffuseError(f"{file}: no event format has this suffix; those read are {', '.join(_READERS)}")
+    formats = (*WORD_FORMATS, *_READERS)
+    if file.suffix.lower() not in formats:
+        raise AffuseError(f"{file}: no event format has this suffix; those read are {', '.join(formats)}")
     try:
         with file.open("rb") as stream:
             start = stream.read(32)
@@ -72,8 +114,7 @@ def read_events(
             raise AffuseError("the file is empty: copy it again")
         if start.startswith(b"version https://git-lfs"):
             raise AffuseError("this is a Git LFS pointer, not the file: run 'git lfs pull'")
-        decoded = reader(file)
-        return _checked(decoded, errors, sensor_size)
+        yield
     except AffuseError as error:
         raise AffuseError(f"{file}: {error}") from None
     except OSError as error:
@@ -318,8 +359,6 @@ def _columns(t: Array, x: Array, y: Array, p: Array, source: str) -> Decoded:
 _READERS: dict[str, Callable[[Path], Decoded]] = {
     ".bin": _nmnist,
     ".bs2": _nmnist,
-    ".raw": lambda file: decode_raw(file.read_bytes()),
-    ".dat": lambda file: decode_dat(file.read_bytes()),
     ".aedat4": _aedat4,
     ".h5": _hdf5,
     ".hdf5": _hdf5,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,26 @@ class Events:
         for name, dtype in kept.items():
             object.__setattr__(self, name, arrays[name].astype(dtype, copy=False))
 
+    @classmethod
+    def trusted(
+        cls,
+        t_us: NDArray[np.integer[Any]],
+        x: NDArray[np.integer[Any]],
+        y: NDArray[np.integer[Any]],
+        p: NDArray[np.integer[Any]],
+        width: int,
+        height: int,
+        dropped: int = 0,
+        source: str = "",
+        size_inferred: bool = False,
+    ) -> Events:
+        """Events of columns that are known to be sound and of the types that are kept: they are not looked through again."""
+        events = object.__new__(cls)
+        values = (t_us, x, y, p, width, height, dropped, source, size_inferred)
+        for field, value in zip(fields(cls), values, strict=True):
+            object.__setattr__(events, field.name, value)
+        return events
+
     def __len__(self) -> int:
         return len(self.t_us)
 
@@ -80,7 +100,7 @@ class Events:
     def slice_time(self, start_us: int, stop_us: int) -> Events:
         """The events with start <= t < stop, so that neighbouring slices share none and lose none."""
         first, last = np.searchsorted(self.t_us, [start_us, max(start_us, stop_us)], side="left")
-        return self._where(slice(int(first), int(last)))
+        return self.part(int(first), int(last), self.dropped)
 
     def crop(self, x0: int, y0: int, width: int, height: int) -> Events:
         """The events in a window of the sensor, whose corner (x0, y0) becomes the origin.
@@ -101,6 +121,7 @@ class Events:
         t_us, x, y = (torch.from_numpy(array.astype(np.int64)) for array in (self.t_us, self.x, self.y))
         return t_us, x, y, torch.from_numpy(self.p.astype(np.int8))
 
-    def _where(self, chosen: slice) -> Events:
-        t_us, x, y, p = self.t_us[chosen], self.x[chosen], self.y[chosen], self.p[chosen]
-        return replace(self, t_us=t_us, x=x, y=y, p=p)
+    def part(self, first: int, stop: int, dropped: int) -> Events:
+        """The events from one place in the order up to another."""
+        t_us, x, y, p = (column[first:stop] for column in (self.t_us, self.x, self.y, self.p))
+        return Events.trusted(t_us, x, y, p, self.width, self.height, dropped, self.source, self.size_inferred)

@@ -1,0 +1,171 @@
+// Decoding of Prophesee's EVT2, EVT3 and DAT, words of a file to columns of events: signals/event_words.py says what they
+// mean, and has the same in NumPy. One pass decodes and judges; nothing here allocates.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "native.h"
+
+namespace {
+
+// Words of a file stand wherever its header ends, so at any address.
+template <class Word>
+struct Words {
+  const char* bytes;
+  Word operator[](int64_t i) const {
+    Word word;
+    std::memcpy(&word, bytes + i * static_cast<int64_t>(sizeof word), sizeof word);
+    return word;
+  }
+};
+
+// What a decoder knows between two calls; the order is that of event_words.STATE.
+struct State {
+  int64_t timed, high, low;         // whether a time came yet; its upper bits, with overflows counted in; its lower bits
+  int64_t row, based, column, sign; // EVT3: row or -1; whether a first column came; column of the next vector; its polarity
+  int64_t latest;                   // time of the last sound event
+  int64_t events, untimed, lost;    // events seen; those before the first time; words that are nothing known
+  int64_t bad, first, first_t, first_x, first_y, first_outside;  // events left out; the first of them
+  int64_t most_x, most_y;           // largest coordinates seen
+  int64_t words;                    // words decoded in this call
+};
+
+// Columns of sound events, of which `capacity` fit.
+struct Columns {
+  int64_t* t_us;
+  int32_t* x;
+  int32_t* y;
+  int8_t* p;
+  int64_t capacity, width, height, count = 0;
+
+  void take(State& s, int64_t t, int64_t column, int64_t row, bool positive) {
+    s.most_x = std::max(s.most_x, column), s.most_y = std::max(s.most_y, row);
+    const bool outside = column >= width || row >= height, good = !outside && t >= s.latest;
+    t_us[count] = t, x[count] = static_cast<int32_t>(column), y[count] = static_cast<int32_t>(row);
+    p[count] = positive ? 1 : -1;
+    if (good) {
+      s.latest = t;
+      ++count;
+    } else if (s.bad++ == 0) {
+      s.first = s.events, s.first_t = t, s.first_x = column, s.first_y = row, s.first_outside = outside;
+    }
+    ++s.events;
+  }
+};
+
+// The counter `sent` of so many bits as one that goes on counting: a fall by more than half of its range is an overflow.
+inline void follow(State& s, int64_t sent, int bits) {
+  const int64_t range = int64_t{1} << bits, before = s.high & (range - 1);
+  s.high += sent - before + (s.timed && sent - before < -range / 2 ? range : 0);
+  s.timed = 1;
+}
+
+void decode_evt2(const Words<uint32_t> words, int64_t n, State& s, Columns& out) {
+  int64_t i = 0;
+  for (; i < n && out.count < out.capacity; ++i) {
+    const uint32_t word = words[i], kind = word >> 28;
+    if (kind <= 1) {
+      if (s.timed)
+        out.take(s, s.high << 6 | (word >> 22 & 0x3F), word >> 11 & 0x7FF, word & 0x7FF, kind == 1);
+      else
+        ++s.untimed;
+    } else if (kind == 8) {
+      follow(s, word & 0xFFFFFFF, 28);
+    } else {
+      s.lost += kind != 0xA && kind != 0xE && kind != 0xF;
+    }
+  }
+  s.words = i;
+}
+
+void decode_evt3(const Words<uint16_t> words, int64_t n, State& s, Columns& out) {
+  constexpr int64_t vector = 12;  // events of one word
+  int64_t i = 0;
+  for (; i < n && out.count + vector <= out.capacity; ++i) {
+    const uint32_t word = words[i], value = word & 0xFFF;
+    switch (word >> 12) {
+      case 0: s.row = value & 0x7FF; break;
+      case 2:
+        if (s.timed && s.row >= 0)
+          out.take(s, s.high << 12 | s.low, value & 0x7FF, s.row, value >> 11);
+        else
+          ++s.untimed;
+        break;
+      case 3: s.based = 1, s.column = value & 0x7FF, s.sign = value >> 11; break;
+      case 4:
+      case 5: {
+        const int64_t columns = word >> 12 == 4 ? 12 : 8;
+        for (uint32_t bits = value & ((1u << columns) - 1), bit = 0; bits >> bit != 0; ++bit) {
+          if ((bits >> bit & 1) == 0) continue;
+          if (s.timed && s.row >= 0 && s.based)
+            out.take(s, s.high << 12 | s.low, s.column + bit, s.row, s.sign);
+          else
+            ++s.untimed;
+        }
+        s.column += columns;
+        break;
+      }
+      case 6: s.low = value; break;
+      case 8: {
+        const int64_t before = s.high, timed = s.timed;
+        follow(s, value, 12);
+        if (!timed || s.high != before) s.low = 0;
+        break;
+      }
+      case 7:
+      case 0xA:
+      case 0xE:
+      case 0xF: break;
+      default: ++s.lost;
+    }
+  }
+  s.words = i;
+}
+
+void decode_dat(const Words<uint32_t> words, int64_t n, State& s, Columns& out) {
+  int64_t i = 0;
+  for (; i < n && out.count < out.capacity; ++i) {
+    const uint32_t where = words[2 * i + 1];
+    follow(s, words[2 * i], 32);
+    out.take(s, s.high, where & 0x3FFF, where >> 14 & 0x3FFF, where >> 28 != 0);
+  }
+  s.words = i;
+}
+
+}  // namespace
+
+// n words (of DAT: pairs) from where `state` left off into columns with room for `capacity` events; those outside of the
+// sensor or back in time are counted and left out. encoding: 2, 3, or 0 for DAT. Returns how many events were written.
+AFFUSE_EXPORT int64_t affuse_decode_events(int64_t encoding, const char* words, int64_t n, int64_t* state, int64_t* t_us,
+                                           int32_t* x, int32_t* y, int8_t* p, int64_t capacity, int64_t width,
+                                           int64_t height) {
+  State s;
+  int64_t* const fields[] = {&s.timed, &s.high, &s.low, &s.row, &s.based, &s.column, &s.sign, &s.latest, &s.events,
+                             &s.untimed, &s.lost, &s.bad, &s.first, &s.first_t, &s.first_x, &s.first_y,
+                             &s.first_outside, &s.most_x, &s.most_y, &s.words};
+  constexpr int64_t size = sizeof fields / sizeof *fields;
+  for (int64_t i = 0; i < size; ++i) *fields[i] = state[i];
+  Columns out{t_us, x, y, p, capacity, width, height};
+  if (encoding == 2)
+    decode_evt2({words}, n, s, out);
+  else if (encoding == 3)
+    decode_evt3({words}, n, s, out);
+  else
+    decode_dat({words}, n, s, out);
+  for (int64_t i = 0; i < size; ++i) state[i] = *fields[i];
+  return out.count;
+}
+
+// How many events n words of EVT3 hold at most.
+AFFUSE_EXPORT int64_t affuse_count_evt3(const char* bytes, int64_t n) {
+  const Words<uint16_t> words{bytes};
+  int64_t count = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t kind = words[i] >> 12, kept = kind == 4 ? 0xFFF : kind == 5 ? 0xFF : 0;
+    uint32_t bits = words[i] & kept;  // counted in pairs, in fours, then all
+    bits -= bits >> 1 & 0x555;
+    bits = (bits & 0x333) + (bits >> 2 & 0x333);
+    count += ((bits + (bits >> 4)) & 0xF) + (bits >> 8) + (kind == 2);
+  }
+  return count;
+}
