@@ -11,9 +11,10 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
-from affuse import AffuseError, metrics, report, report_plots
+from affuse import AffuseError, Task, metrics, report, report_plots
 
 CLASSES = ["happiness", "sadness", "anger", "disgust", "surprise", "fear", "neutral"]
+TASK = Task("classification", tuple(CLASSES))
 LIGHTS = ["Normal", "Overexposure", "Low", "HDR"]
 
 
@@ -51,7 +52,7 @@ def predictions(seed: int = 0) -> list[dict]:
 
 @functools.cache
 def summarised() -> dict:
-    return metrics.summarise(predictions(), CLASSES, ["rgb", "event"])
+    return metrics.summarise(predictions(), TASK, ["rgb", "event"])
 
 
 def eye(light: str, open_: float, size: int = 64) -> torch.Tensor:
@@ -235,7 +236,7 @@ def test_an_empty_folder_gives_a_report_that_says_so(tmp_path: Path) -> None:
 
 
 def test_metrics_of_nothing_give_a_report(tmp_path: Path) -> None:
-    (tmp_path / "metrics.json").write_text(json.dumps(metrics.summarise([], CLASSES, ["rgb", "event"])))
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics.summarise([], TASK, ["rgb", "event"])))
     assert "unknown" in report.write_report(tmp_path).read_text()
 
 
@@ -258,8 +259,9 @@ def test_names_cannot_become_markup_or_mathematics(tmp_path: Path) -> None:
     info["task"]["classes"] = hostile
     info["facts"]["name"] = '"><img src=http://x>'
     (run / "run.json").write_text(json.dumps(info))
+    task = Task("classification", tuple(hostile))
     records = [record | {"condition": f"<b>{record['condition']}$_"} for record in predictions()]
-    (run / "metrics.json").write_text(json.dumps(metrics.summarise(records, hostile, ["<rgb>", "$event"])))
+    (run / "metrics.json").write_text(json.dumps(metrics.summarise(records, task, ["<rgb>", "$event"])))
     page = report.write_report(run).read_text()
     parse(page)
     assert "<b>Low" not in page and "http://x>" not in page and "&lt;b&gt;Low$_" in page
@@ -277,7 +279,7 @@ def test_all_examples_share_one_scale_so_that_dark_stays_dark() -> None:
 
 
 def test_table_has_war_and_uar_overall_and_by_light() -> None:
-    summary = metrics.summarise(predictions(), CLASSES, ["rgb", "event"]) | {"synthetic": True}
+    summary = metrics.summarise(predictions(), TASK, ["rgb", "event"]) | {"synthetic": True}
     summary["per_condition"]["[red]"] = summary["per_condition"].pop("Low")
     console = Console(width=120, record=True, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115
     with console.file:

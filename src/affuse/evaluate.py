@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from affuse import explain, metrics, report, runs
 from affuse.data.splits import SampleSource, Splits
-from affuse.types import AffuseError, Batch, Output, Sample, System
+from affuse.types import AffuseError, Batch, Output, Sample, System, Task
 
 
 def batches(source: SampleSource, system: System, batch_size: int) -> Iterator[Batch]:
@@ -31,26 +32,49 @@ def answers(system: System, source: SampleSource, batch_size: int, split: str) -
 
 
 def as_records(output: Output, batch: Batch, split: str) -> list[dict[str, Any]]:
-    """The rows of one answered batch as records."""
+    """The rows of one answered batch as records.
+
+    Of a classification a record has ``target`` (index), ``prediction`` and ``probabilities``; of a regression ``target`` and
+    ``value``, which are not rounded, so that metrics are those of the values themselves. ``unimodal`` holds by modality what
+    it alone would have answered (probabilities or value), None where it is absent.
+    """
+    regression = output.logits.shape[1] == 1
+    output = replace(
+        output, logits=output.logits.detach(), unimodal={name: part.detach() for name, part in output.unimodal.items()}
+    )
     probabilities = output.logits.softmax(-1)
+    # A value that is not finite answers nothing.
+    answered = output.answered & (output.logits[:, 0].isfinite() if regression else True)  # b
+    alone = {
+        name: (logits, batch.has(name) & logits.isfinite().all(-1)) for name, logits in output.unimodal.items()
+    }  # (b, c), b
     records: list[dict[str, Any]] = []
     for row, meta in enumerate(batch.meta):
-        answered = bool(output.answered[row])
-        records.append(
-            {
-                "split": split,
-                "id": str(meta.get("id", row)),
-                "crop": int(meta.get("crop") or 0),
-                "subject": meta.get("subject"),
-                "condition": meta.get("condition"),
-                "target": None if batch.target is None else int(batch.target[row]),
-                "prediction": int(probabilities[row].argmax()) if answered else None,
-                "probabilities": rounded(probabilities[row]) if answered else None,
-                "answered": answered,
-                "weights": {name: rounded(weights[row]) for name, weights in output.weights.items()},
-                "truth": dict(meta.get("truth") or {}),
+        if regression:
+            said: dict[str, Any] = {"value": output.value[row].item() if answered[row] else None}
+        else:
+            said = {
+                "prediction": int(probabilities[row].argmax()) if answered[row] else None,
+                "probabilities": rounded(probabilities[row]) if answered[row] else None,
             }
-        )
+        record = {
+            "split": split,
+            "id": str(meta.get("id", row)),
+            "crop": int(meta.get("crop") or 0),
+            "subject": meta.get("subject"),
+            "condition": meta.get("condition"),
+            "target": None if batch.target is None else (float if regression else int)(batch.target[row]),
+            **said,
+            "answered": bool(answered[row]),
+            "weights": {name: rounded(weights[row]) for name, weights in output.weights.items()},
+            "truth": dict(meta.get("truth") or {}),
+        }
+        if alone:
+            record["unimodal"] = {
+                name: None if not there[row] else logits[row].item() if regression else rounded(logits[row].softmax(-1))
+                for name, (logits, there) in alone.items()
+            }
+        records.append(record)
     return records
 
 
@@ -67,23 +91,22 @@ def evaluate(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
         overrides: such as ``--data.root DIR``.
 
     Raises:
-        AffuseError: the run or the data cannot be read, or the data has other classes than the run.
+        AffuseError: the run or the data cannot be read, or the data asks something else than the run answers.
     """
     run = runs.load_run(path, overrides)
     splits = run.recipe.data.splits(run.recipe.training.seed)
-    trained, found = list(run.info["task"]["classes"]), list(splits.task.classes)
-    if found != trained:
+    if splits.task != run.system.task:
         raise AffuseError(
-            f"{path}: this run answers {trained}, the data asks {found}: give data with the run's classes"
+            f"{path}: this run answers {_asked(run.system.task)}, the data asks {_asked(splits.task)}: "
+            "give data with the task of the run"
         )
-    run.system.task = splits.task
     return write_evaluation(run.path, run.system, splits, run.recipe.training.batch_size)
 
 
 def write_evaluation(path: Path, system: System, splits: Splits, batch_size: int) -> dict[str, Any]:
     """Answers, metrics, example heat maps and the report of a system, written to its run."""
     records = answers(system, splits.test, batch_size, "test")
-    summary = metrics.summarise(records, splits.task.classes, system.modalities)
+    summary = metrics.summarise(records, splits.task, system.modalities)
     summary["synthetic"] = splits.synthetic
     summary["facts"] = dict(splits.facts)
     runs.write_lines(path / runs.PREDICTIONS, records)
@@ -91,6 +114,13 @@ def write_evaluation(path: Path, system: System, splits: Splits, batch_size: int
     explain.save_examples(system, example_samples(splits.test), path / runs.EXAMPLES)
     report.write_report(path)
     return summary
+
+
+def _asked(task: Task) -> str:
+    if task.kind == "classification":
+        return str(list(task.classes))
+    scale = "" if task.value_range is None else f" from {task.value_range[0]:g} to {task.value_range[1]:g}"
+    return f"a value{scale}{f' ({task.units})' if task.units else ''}"
 
 
 def example_samples(source: SampleSource, conditions: int = 4) -> list[Sample]:

@@ -51,7 +51,7 @@ def fit(
     info = {
         "system": recipe.system_name,
         "modalities": list(system.modalities),
-        "task": {"kind": splits.task.kind, "classes": list(splits.task.classes)},
+        "task": runs.task_info(splits.task),
         "synthetic": splits.synthetic,
         "facts": dict(splits.facts),
         "seed": recipe.training.seed,
@@ -278,8 +278,9 @@ class Fitting(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         row: dict[str, Any] = {name: sum(values) / len(values) for name, values in self.losses.items() if values}
-        scores = metrics.recalls(self.records, len(self.system.task.classes))
-        row |= {"epoch": self.current_epoch, "validation/war": scores["war"], "validation/uar": scores["uar"]}
+        scores = metrics.scores(self.records, self.system.task)
+        row |= {"epoch": self.current_epoch}
+        row |= {f"validation/{name}": None if value != value else value for name, value in scores.items()}
         self.log("war", scores["war"], prog_bar=True)
         settings = self.training_settings
         if self.announce:

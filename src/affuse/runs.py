@@ -44,8 +44,7 @@ def load_run(path: str | Path, overrides: Iterable[str] = ()) -> Run:
     path = Path(path)
     info = read_info(path)
     recipe = load_recipe(path / RECIPE, list(overrides))
-    task = Task(info["task"]["kind"], tuple(info["task"]["classes"]))
-    system = SYSTEMS[recipe.system_name](without_pretrained(recipe.system), task)
+    system = SYSTEMS[recipe.system_name](without_pretrained(recipe.system), task_of(info))
     weights = path / WEIGHTS
     if not weights.is_file():
         status = info["status"]
@@ -71,6 +70,20 @@ def without_pretrained(config: Any) -> Any:
     return dataclasses.replace(config, **{key: value for key, value in fetched.items() if key in known})
 
 
+def task_info(task: Task) -> dict[str, Any]:
+    """A task as `run.json` keeps it."""
+    value_range = None if task.value_range is None else list(task.value_range)
+    return {"kind": task.kind, "classes": list(task.classes), "value_range": value_range, "units": task.units}
+
+
+def task_of(info: Mapping[str, Any]) -> Task:
+    """The task that `run.json` holds."""
+    task = info["task"]
+    value_range = task.get("value_range")  # not in the runs of version 0.1.0
+    scale = None if value_range is None else (float(value_range[0]), float(value_range[1]))
+    return Task(task["kind"], tuple(task["classes"]), scale, str(task.get("units", "")))
+
+
 def read_info(path: Path) -> dict[str, Any]:
     """What `run.json` says."""
     if not (path / RUN).is_file() or not (path / RECIPE).is_file():
@@ -80,8 +93,9 @@ def read_info(path: Path) -> dict[str, Any]:
         info["task"]["classes"] = list(info["task"]["classes"])
         if info["task"]["kind"] not in ("classification", "regression") or info["status"] not in STATUS:
             raise ValueError
+        task_of(info)
         info["seconds"] = float(info["seconds"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError, AffuseError):
         raise AffuseError(f"{path / RUN}: broken; train again or restore the file") from None
     return info
 

@@ -43,7 +43,7 @@ class Task:
     Args:
         kind: ``classification`` or ``regression``.
         classes: names of the classes, in index order (classification).
-        value_range: smallest and largest value (regression).
+        value_range: smallest and largest value (regression), where they are known.
         units: units of the value (regression).
     """
 
@@ -55,6 +55,8 @@ class Task:
     def __post_init__(self) -> None:
         if self.kind == "classification" and len(self.classes) < 2:
             raise AffuseError(f"a classification needs at least two classes, got {list(self.classes)}")
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise AffuseError(f"value_range runs from the smallest to the largest value, got {self.value_range}")
 
     @property
     def outputs(self) -> int:
