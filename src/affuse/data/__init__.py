@@ -1,8 +1,17 @@
 """Data sets as users have them on disk, and the synthetic worlds. The names are those of a recipe's ``data`` section."""
 
+from affuse.data.mmmo_youtube import MMMOYouTube
+from affuse.data.mosi_utterances import MOSIUtterances
 from affuse.data.nmnist import NMNIST
 from affuse.data.see import SEE
 from affuse.data.synthetic.eyes import Eyes
 from affuse.data.synthetic.talk import Talk
 
-DATASETS = {"see": SEE, "nmnist": NMNIST, "eyes": Eyes, "talk": Talk}
+DATASETS = {
+    "see": SEE,
+    "nmnist": NMNIST,
+    "eyes": Eyes,
+    "talk": Talk,
+    "mosi_utterances": MOSIUtterances,
+    "mmmo_youtube": MMMOYouTube,
+}
