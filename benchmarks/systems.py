@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from side_by_side import peak_growth_mib, ratio, side_by_side, table, write
+from torch import nn
 
 from affuse.recipe import load_recipe
 from affuse.systems import SYSTEMS
@@ -92,19 +93,25 @@ def runs(shape: str, batch: int) -> dict[tuple[str, str], Callable[[], Any]]:
         return system.loss(system(data_batch), data_batch)["total"]
 
     def infer(run: Callable[[], Any]) -> None:
-        system.eval()
+        if system.training:  # a walk over all modules, which is no part of an answer
+            system.eval()
         with torch.no_grad():
             run()
 
-    def train(run: Callable[[], torch.Tensor]) -> None:
-        system.train().zero_grad()
+    def train(run: Callable[[], torch.Tensor], learning: nn.Module) -> None:
+        if not system.training:
+            system.train()
+        learning.zero_grad()
         run().backward()
 
+    learning: dict[str, nn.Module] = {"whole": system, "backbones": trunk.encoders}
     ways: dict[str, Callable[[], Any]] = {"whole": whole, "backbones": backbones}
     answering: dict[str, Callable[[], Any]] = {"whole": lambda: system(data_batch), "backbones": backbones}
     return {
         **{("inference", what): (lambda run=run: infer(run)) for what, run in answering.items()},
-        **{("training step", what): (lambda run=run: train(run)) for what, run in ways.items()},
+        **{
+            ("training step", what): (lambda run=run, own=learning[what]: train(run, own)) for what, run in ways.items()
+        },
     }
 
 

@@ -86,12 +86,16 @@ class MCIB(nn.Module):
         nothing = some.new_zeros(())
         fused = weight * asked.get("rgb", nothing) + (1 - weight) * asked.get("event", nothing)  # Eq. 13
         if self.residual:
-            fused = fused + self.residual * added(values, rows)[0]
+            fused = fused + self.residual * _sum(values, rows)
         return fused, alpha
 
 
 def added(values: Values, rows: Rows) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b t"]]:
     """Plain addition of what is there (Table 2 C and E), and the share of RGB in it: a half, or all, or nothing."""
-    parts = [placed(own, rows[name], own.new_zeros(own.shape[2])) for name, own in values.items()]
-    total = torch.stack(parts).sum(0)
+    total = _sum(values, rows)
     return total, lone_weight(rows, total.new_full(total.shape[:2], 0.5))
+
+
+def _sum(values: Values, rows: Rows) -> Float[Tensor, "b t d"]:
+    parts = [placed(own, rows[name], own.new_zeros(own.shape[2])) for name, own in values.items()]
+    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
