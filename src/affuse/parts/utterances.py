@@ -16,9 +16,10 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from affuse.parts.sequences import pooled, present_rows, sequences_of, spread
+from affuse.parts.text import TextEncoder
 from affuse.types import AffuseError, Batch, Output, System, Task
 
-Reading = Literal["lstm", "mean", "last"]
+Reading = Literal["lstm", "mean", "last", "first"]
 
 
 def answered_rows(batch: Batch, modalities: Sequence[str]) -> Bool[Tensor, "b"]:
@@ -32,7 +33,7 @@ def unanswered_as_nan(logits: Float[Tensor, "b c"], answered: Bool[Tensor, "b"])
 
 
 def aligned(
-    batch: Batch, widths: Mapping[str, int], resample: bool
+    batch: Batch, widths: Mapping[str, int], resample: bool, kept: Int[Tensor, "b"] | None = None
 ) -> tuple[dict[str, Float[Tensor, "b t _"]], Int[Tensor, "b"]]:
     """All modalities step by step beside each other.
 
@@ -41,6 +42,7 @@ def aligned(
         widths: features by modality, in order.
         resample: average every sequence of a row over as many equal parts as the row's shortest one has steps; otherwise
             sequences of different lengths are an error.
+        kept: steps of each row that go before the shortest one's, those of a text for instance; 0 where there are none.
 
     Returns:
         Features (b, t, d) by modality, zero where absent and behind the end; and the steps of each row, 0 where it has
@@ -54,6 +56,8 @@ def aligned(
     shortest = torch.full((batch.size,), longest, device=batch.present.device)
     for _, mask, rows in found.values():
         shortest[rows] = torch.minimum(shortest[rows], mask.sum(1))
+    if kept is not None:
+        shortest = torch.where(kept > 0, kept, shortest)
     lengths = torch.where(shortest == longest, 0, shortest)  # b
     t = int(lengths.max())
     beside: dict[str, Tensor] = {}
@@ -112,8 +116,8 @@ class RowNorm(nn.BatchNorm1d):
 class Reader(nn.Module):
     """A sequence of features as one vector: the modality embedding subnetworks of TFN.
 
-    ``lstm``: the final state of an LSTM, dropout, a linear map. ``mean`` and ``last``: the average of the valid steps or the
-    last one, batch normalisation, dropout, three linear maps with ReLU.
+    ``lstm``: the final state of an LSTM, dropout, a linear map. ``mean``, ``last`` and ``first``: the average of the own steps,
+    the last or the first one (BERT's [CLS]), batch normalisation, dropout, three linear maps with ReLU.
 
     Args:
         features: features a step.
@@ -134,20 +138,41 @@ class Reader(nn.Module):
         if reading == "lstm":
             self.lstm = nn.LSTM(features, hidden, batch_first=True)
             self.net = nn.Sequential(self.dropout, nn.Linear(hidden, width))
-        elif reading in ("mean", "last"):
+        elif reading in ("mean", "last", "first"):
             maps = [nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()]
             self.net = nn.Sequential(RowNorm(features), self.dropout, *maps, nn.Linear(hidden, width), nn.ReLU())
         else:
-            raise AffuseError(f"no reading {reading!r} of a sequence; choose lstm, mean or last")
+            raise AffuseError(f"no reading {reading!r} of a sequence; choose lstm, mean, last or first")
 
     def forward(self, values: Float[Tensor, "r t d"], mask: Bool[Tensor, "r t"]) -> Float[Tensor, "r k"]:
         if self.reading == "lstm":
             return self.net(final_states(self.lstm, values, mask.sum(1)))
-        return self.net(pooled(values, mask, "last" if self.reading == "last" else "mean"))
+        return self.net(step_or_mean(values, mask, self.reading))
+
+
+def step_or_mean(values: Float[Tensor, "r t d"], mask: Bool[Tensor, "r t"], reading: Reading) -> Float[Tensor, "r d"]:
+    """The first or last own step, or the mean of the own steps."""
+    if reading == "first":
+        return values[:, 0]
+    return pooled(values, mask, "last" if reading == "last" else "mean")
+
+
+def embedded(
+    batch: Batch, modality: str, width: int, text: TextEncoder | None = None
+) -> tuple[Float[Tensor, "r t d"], Bool[Tensor, "r t"], Bool[Tensor, "b"]]:
+    """`sequences_of`; where the modality is called text and a text encoder is given, its vectors of the token ids."""
+    if text is None or modality != "text":
+        return sequences_of(batch, modality, width)
+    tokens, mask, rows = sequences_of(batch, modality, None)
+    return text(tokens, mask), mask, rows
 
 
 def read_all(
-    readers: nn.ModuleDict, batch: Batch, widths: Mapping[str, int], outputs: Mapping[str, int]
+    readers: nn.ModuleDict,
+    batch: Batch,
+    widths: Mapping[str, int],
+    outputs: Mapping[str, int],
+    text: TextEncoder | None = None,
 ) -> dict[str, Float[Tensor, "b _"]]:
     """Each modality's vector by a reader called with its values and mask; zero in rows that lack the modality.
 
@@ -156,11 +181,12 @@ def read_all(
         batch: the batch.
         widths: features a step that the batch must have.
         outputs: width of each vector.
+        text: the encoder of a modality ``text`` that comes as token ids.
     """
     some = next(readers.parameters())
     vectors: dict[str, Tensor] = {}
     for name, reader in readers.items():
-        values, mask, rows = sequences_of(batch, name, widths[name])
+        values, mask, rows = embedded(batch, name, widths[name], text)
         vector = reader(values, mask) if len(values) else some.new_zeros(0, outputs[name])
         vectors[name] = spread(vector, rows, 0.0)
     return vectors

@@ -3,6 +3,11 @@
 from affuse.systems.baselines.ef_lstm import EFLSTM
 from affuse.systems.baselines.lf_dnn import LFDNN
 from affuse.systems.baselines.lmf import LMF
+from affuse.systems.baselines.mag_bert import MAGBERT
+from affuse.systems.baselines.mfn import MFN
+from affuse.systems.baselines.misa import MISA
+from affuse.systems.baselines.mult import MulT
+from affuse.systems.baselines.self_mm import SelfMM
 from affuse.systems.baselines.tfn import TFN
 from affuse.systems.baselines.unimodal import Unimodal
 from affuse.systems.emoe import EMOE
@@ -16,5 +21,10 @@ SYSTEMS: dict[str, type[System]] = {
     "lf_dnn": LFDNN,
     "tfn": TFN,
     "lmf": LMF,
+    "mfn": MFN,
+    "mult": MulT,
+    "misa": MISA,
+    "self_mm": SelfMM,
+    "mag_bert": MAGBERT,
     "unimodal": Unimodal,
 }
