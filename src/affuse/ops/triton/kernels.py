@@ -21,7 +21,11 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-LENGTHS = ["b", "t", "reverse", "segment", "segments", "chunk"]  # one compiled kernel serves all of their values
+# Sizes, strides and the scratch stay unknown to the compiler: one compiled kernel serves all shapes, and no load or store is
+# widened at the cost of the layout above, which the loads would otherwise decide.
+_SIZES = ["b", "t", "d", "n", "reverse", "segment", "segments", "chunk", "scratch"]
+_STRIDES = [f"stride_{x}_{axis}" for x in ("x", "delta", "into", "u", "B", "C", "grad") for axis in "gbt"]
+UNKNOWN = _SIZES + _STRIDES
 
 
 @triton.jit
@@ -40,7 +44,7 @@ def _walk(x, group, member, turned, t, stride_g, stride_b, stride_t):
     return x + tl.where(turned, (t - 1) * stride, 0), tl.where(turned, -stride, stride)
 
 
-@triton.jit(do_not_specialize=LENGTHS)
+@triton.jit(do_not_specialize=UNKNOWN)
 @no_type_check
 def segment_states(
     x, delta, A, into, ends, sums,
@@ -69,7 +73,7 @@ def segment_states(
     end = tl.minimum(begin + segment, t)
     h = tl.zeros((P, N, L), tl.float32)
     total = tl.zeros((P, L), tl.float32)
-    for j in range(0, tl.cdiv(end - begin, R)):
+    for j in range(tl.cdiv(end - begin, R)):
         first = begin + j * R
         if BACKWARD:
             first = begin + (tl.cdiv(end - begin, R) - 1 - j) * R
@@ -92,7 +96,7 @@ def segment_states(
     tl.store(sums + place * d + channel, total, mask=valid)
 
 
-@triton.jit(do_not_specialize=LENGTHS)
+@triton.jit(do_not_specialize=UNKNOWN)
 @no_type_check
 def join_segments(
     A, ends, sums, entry,
@@ -107,7 +111,7 @@ def join_segments(
     h = tl.zeros((BLOCK,), tl.float32)
     if HAS_ENTRY:
         h = tl.load(entry + row.to(tl.int64) * n * d + i, mask=inside, other=0.0)
-    for j in range(0, segments):
+    for j in range(segments):
         part = j
         if BACKWARD:
             part = segments - 1 - j
@@ -118,7 +122,7 @@ def join_segments(
         h = tl.exp2(rates * total) * h + added
 
 
-@triton.jit(do_not_specialize=LENGTHS)
+@triton.jit(do_not_specialize=UNKNOWN)
 @no_type_check
 def forward(
     u, delta, A, B, C, D, entry, y, last, starts,
@@ -172,7 +176,7 @@ def forward(
         tl.store(last + row.to(tl.int64) * n * d + inner, h, mask=both)
 
 
-@triton.jit(do_not_specialize=LENGTHS)
+@triton.jit(do_not_specialize=UNKNOWN)
 @no_type_check
 def backward(
     u, delta, A, B, C, D, starts, grad_y, entry, scratch,
@@ -225,13 +229,13 @@ def backward(
     begin = part * segment
     stop = tl.minimum(begin + segment, t)
     chunks = tl.cdiv(stop - begin, chunk)
-    for j in range(0, chunks):
+    for j in range(chunks):
         start = begin + (chunks - 1 - j) * chunk
         end = tl.minimum(start + chunk, stop)
         pieces = tl.cdiv(end - start, R)
         place = (row * tl.cdiv(t, chunk) + start // chunk).to(tl.int64)
         h = tl.load(starts + place * n * d + inner, mask=both, other=0.0)
-        for piece in range(0, pieces):
+        for piece in range(pieces):
             tl.store(scratch + piece * (P * N * L) + own, h)
             first = start + piece * R
             us, steps, Bs = (), (), ()
@@ -244,7 +248,7 @@ def backward(
                 h = tl.exp2(steps[r][:, None, :] * rates) * h
                 h += (steps[r] * us[r])[:, None, :] * Bs[r][None, :, None]
         tl.debug_barrier()  # a lane may read what another wrote
-        for piece in range(0, pieces):
+        for piece in range(pieces):
             first = start + (pieces - 1 - piece) * R
             us, steps, grads, Bs, Cs = (), (), (), (), ()
             for r in tl.static_range(R):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from affuse.types import AffuseError
 CHUNK = 64  # steps between two kept states
 LANES = 8  # channels beside each other in one warp; the other lanes hold states
 TILE = 512  # states in one program's registers: 16 a thread
+ROWS = 65535  # a grid's third axis
 GROUPS = 31  # the directions of the groups are the bits of one number
 SERVED = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -73,7 +74,7 @@ def selective_scan_stacked(
         The outputs, in the dtype of `u`, and the last states, float32.
 
     Raises:
-        AffuseError: no Triton, no GPU, tensors elsewhere than on it, another dtype, or `reverse` of another length.
+        AffuseError: no Triton, no GPU, tensors elsewhere than on it, another dtype, `reverse` of another length, too many rows.
     """
     check(u)
     for name, x in (("delta", delta), ("A", A), ("B", B), ("C", C), ("D", D), ("state", state)):
@@ -87,6 +88,8 @@ def selective_scan_stacked(
         raise AffuseError(
             f"selective scan: {len(u)} groups and {len(reverse)} directions; give as many, {GROUPS} at most"
         )
+    if u.shape[0] * u.shape[1] > ROWS:
+        raise AffuseError(f"selective scan: {u.shape[0] * u.shape[1]} rows; in Triton, {ROWS} at most: split the batch")
     inputs = (u, delta, A, B, C, D, state)
     keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     A, D, state = (None if x is None else x.float() for x in (A, D, state))  # type: ignore[assignment]
@@ -117,11 +120,11 @@ def _power(x: int) -> int:
     return 1 << max(x - 1, 0).bit_length()
 
 
-def _tile(t: int, d: int, n: int) -> dict[str, int]:
-    """The kernels' constants: channels by P and L, states N, and steps at a time R, so that registers hold them."""
+def _tile(t: int, d: int, n: int, most: int) -> dict[str, int]:
+    """The kernels' constants: channels by P and L, states N, and steps at a time R, at `most`, so that registers hold them."""
     N = _power(n)
     P = min(max(1, TILE // (N * LANES)), _power(-(-d // LANES)))
-    R = max(1, min(4, 4 * TILE // (P * N * LANES), _power(t)))
+    R = max(1, min(most, most * TILE // (P * N * LANES), _power(t)))
     return {"P": P, "N": N, "L": LANES, "R": R}
 
 
@@ -144,7 +147,8 @@ def _segment_length(programs: int, t: int, chunk: int, asked: int, device: torch
         segments = 1
     else:
         segments = min(most, -(-8 * _processors(device) // programs))
-    return -(-(-(-t // chunk)) // segments) * chunk
+    chunks = -(-t // chunk)
+    return -(-chunks // segments) * chunk
 
 
 def _dense(x: Tensor) -> Tensor:
@@ -166,13 +170,13 @@ def _kept(u: Tensor, A: Tensor) -> tuple[Any, ...]:
 class _Launch:
     """What forward and backward launches have in common: sizes, the grid, and what enters each segment."""
 
-    def __init__(self, u: Tensor, A: Tensor, reverse: int, segments: int) -> None:
+    def __init__(self, u: Tensor, A: Tensor, reverse: int, segments: int, steps: int) -> None:
         from affuse.ops.triton import kernels  # imports Triton
 
         self.kernels = kernels
         g, self.b, self.t, self.d = u.shape
         self.n, self.rows, self.reverse = A.shape[2], g * self.b, reverse
-        self.constants = _tile(self.t, self.d, self.n)
+        self.constants = _tile(self.t, self.d, self.n, steps)
         self.blocks = -(-self.d // (self.constants["P"] * LANES))
         self.segment = _segment_length(self.rows * self.blocks, self.t, CHUNK, segments, u.device)
         self.parts = -(-self.t // self.segment)
@@ -202,6 +206,16 @@ class _Launch:
         return ends
 
 
+def _on_its_device(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """`operator` with the GPU of its first argument as the current one, where Triton launches."""
+
+    def placed(u: Tensor, *rest: Any) -> Any:
+        with torch.cuda.device_of(u):
+            return operator(u, *rest)
+
+    return placed
+
+
 def _forward(
     u: Tensor,
     delta: Tensor,
@@ -220,7 +234,7 @@ def _forward(
         return (y if D is None else y.copy_(u * D[:, None, None])), last, starts.zero_()
     u, delta, B, C = _dense(u), _dense(delta), _dense(B), _dense(C)
     D = None if D is None else D.contiguous()
-    launch = _Launch(u, A, reverse, segments)
+    launch = _Launch(u, A, reverse, segments, 4)
     entry = launch.entries(u, delta, B, None if state is None else _channels_last(state), False)
     ended = last.new_empty(launch.rows, launch.n, launch.d)
     launch.kernels.forward[launch.grid](
@@ -262,7 +276,7 @@ def _backward(
         return found
     u, delta, B, C, grad_y = _dense(u), _dense(delta), _dense(B), _dense(C), _dense(grad_y)
     D = None if D is None else D.contiguous()
-    launch = _Launch(u, A, reverse, segments)
+    launch = _Launch(u, A, reverse, segments, 2)  # the states of more steps would leave the registers
     g, (b, t, d, n), parts, rows = len(u), (launch.b, launch.t, launch.d, launch.n), launch.parts, launch.rows
     entry = launch.entries(grad_y, delta, C, None if grad_last is None else _channels_last(grad_last), True)
     carried = starts.new_empty(rows, n, d)
@@ -362,8 +376,8 @@ torch.library.define(
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 for device in ("cpu", "cuda"):  # on the CPU, in Triton's interpreter
-    torch.library.impl("affuse::selective_scan_triton", device, _forward)
-    torch.library.impl("affuse::selective_scan_triton_backward", device, _backward)
+    torch.library.impl("affuse::selective_scan_triton", device, _on_its_device(_forward))
+    torch.library.impl("affuse::selective_scan_triton_backward", device, _on_its_device(_backward))
 torch.library.register_fake("affuse::selective_scan_triton", _forward_shapes)
 torch.library.register_fake("affuse::selective_scan_triton_backward", _backward_shapes)
 torch.library.register_autograd("affuse::selective_scan_triton", _gradients, setup_context=_remember)
