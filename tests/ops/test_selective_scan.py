@@ -1,5 +1,9 @@
 """The selective scan agrees with a float64 loop, folds step by step, and survives any decay."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -121,6 +125,111 @@ def test_half_precision_keeps_its_state_in_float32(form: str) -> None:
     exact, end = selective_scan(*(x.double() for x in (u, delta, A, B, C, D)), form="reference")
     assert torch.allclose(last.double(), end, rtol=1e-5, atol=1e-6)
     assert torch.allclose(y.double(), exact, rtol=2**-8, atol=1e-5)  # the last rounding alone
+
+
+class Scan(torch.nn.Module):
+    def forward(
+        self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return selective_scan(2 * u, delta, A, B, C, D, state, form="chunked", reverse=True)
+
+
+def test_export_keeps_the_chunked_scan_as_one_operator_for_any_time() -> None:
+    dynamic = tuple({1: torch.export.Dim("t", min=2)} if i in (0, 1, 3, 4) else {} for i in range(7))
+    exported = torch.export.export(Scan(), tuple(operands(20)), dynamic_shapes=dynamic)
+    assert "affuse.selective_scan_chunked.default" in exported.graph_module.code
+    for length in (3, CHUNK, 45):
+        longer = operands(length)
+        for mine, true in zip(exported.module()(*longer), Scan()(*longer), strict=True):
+            assert torch.equal(mine, true)
+
+
+@pytest.mark.parametrize("length", [2, 20])
+def test_the_chunked_operators_keep_what_they_promise_to_the_compiler(length: int) -> None:
+    u, delta, A, B, C, _, state = (x.requires_grad_() for x in operands(length))
+    for first, reverse in ((state, True), (None, False)):
+        torch.library.opcheck(
+            torch.ops.affuse.selective_scan_chunked.default,
+            (u, delta, A, B, C, first, reverse, True),
+            test_utils=("test_schema", "test_faketensor", "test_autograd_registration", "test_aot_dispatch_dynamic"),
+        )
+
+
+COMPILED = """
+import torch
+from affuse.ops.selective_scan import selective_scan
+
+scan = lambda u, *rest: selective_scan(2 * u, *rest, form="chunked")
+compiled = torch.compile(scan, backend="aot_eager", fullgraph=True)
+for t in (5, 20):
+    shapes = [(2, t, 18), (2, t, 18), (18, 4), (2, t, 4), (2, t, 4), (18,), (2, 18, 4)]
+    torch.manual_seed(0)
+    inputs = [torch.rand(shape) for shape in shapes]
+    inputs[2] = -inputs[2]
+    ours, truth = ([x.clone().requires_grad_() for x in inputs] for _ in range(2))
+    compiled(*ours)[0].square().sum().backward()
+    scan(*truth)[0].square().sum().backward()
+    for mine, true in zip(ours, truth):
+        assert torch.allclose(mine.grad, true.grad, rtol=1e-5, atol=1e-6)
+"""
+
+
+def test_gradients_flow_through_a_compiled_chunked_scan() -> None:
+    # In a process of its own: the compiler cannot trace the checks of shapes that the tests put around every function.
+    subprocess.run([sys.executable, "-c", COMPILED], env=os.environ, check=True)
+
+
+def test_a_second_derivative_of_the_chunked_form_is_refused() -> None:
+    u, *rest = operands(4)
+    u.requires_grad_()
+    delta = rest[0].requires_grad_()
+    y, _ = selective_scan(u, delta, *rest[1:], form="chunked")
+    (gradient,) = torch.autograd.grad(y.sum(), u, create_graph=True)
+    with pytest.raises(RuntimeError, match="once only"):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize("form", FAST_FORMS)
+@pytest.mark.parametrize("length", [5, 40])
+def test_a_graph_that_is_kept_gives_the_same_gradients_twice(form: str, length: int) -> None:
+    inputs = [x.requires_grad_() for x in operands(length)]
+    y, last = selective_scan(*inputs, form=form)
+    last.detach().zero_()  # what the caller does with an output is no business of the backward pass
+    first, second = (torch.autograd.grad(y.square().sum(), inputs, retain_graph=True) for _ in range(2))
+    assert all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
+    truth = [x.detach().double().requires_grad_() for x in inputs]
+    true = torch.autograd.grad(selective_scan(*truth, form="reference")[0].square().sum(), truth)
+    assert furthest(list(first), list(true)) < 1e-5
+
+
+@pytest.mark.parametrize("form", FAST_FORMS)
+def test_half_precision_gradients_come_back_in_the_dtype_of_their_inputs(form: str) -> None:
+    inputs = operands(20)
+    kinds = [torch.bfloat16, torch.bfloat16, torch.float32, torch.bfloat16, torch.bfloat16, torch.float32]
+    leaves = [x.to(kind).requires_grad_() for x, kind in zip(inputs[:6], kinds, strict=True)]
+    exact = [x.detach().double().requires_grad_() for x in leaves]
+    selective_scan(*leaves, form=form)[0].sum().backward()
+    selective_scan(*exact, form="reference")[0].sum().backward()
+    for mine, kind, true in zip(leaves, kinds, exact, strict=True):
+        assert mine.grad.dtype == kind
+        assert float((mine.grad.double() - true.grad).norm()) < 2**-8 * float(true.grad.norm())
+
+
+@pytest.mark.parametrize("form", FAST_FORMS)
+def test_autocast_does_not_reach_the_state(form: str) -> None:
+    inputs = operands(20)
+    truth = values_and_gradients(inputs, torch.float32, form, False)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = values_and_gradients(inputs, torch.float32, form, False)
+    assert all(torch.equal(one, two) for one, two in zip(truth, cast, strict=True))
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (2, 0)], ids=["no rows", "no steps"])
+def test_empty_inputs_of_the_chunked_form_give_empty_outputs_and_pass_the_state_on(shape: tuple[int, int]) -> None:
+    inputs = operands(shape[1], b=shape[0])
+    y, last, *gradients = values_and_gradients(inputs, torch.float32, "chunked", False)
+    assert y.shape == inputs[0].shape and torch.equal(last, inputs[6])
+    assert [x.shape for x in gradients] == [x.shape for x in inputs]
 
 
 def test_the_environment_chooses_the_form(monkeypatch: pytest.MonkeyPatch) -> None:

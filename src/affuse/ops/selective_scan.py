@@ -22,16 +22,14 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from affuse.ops import native
+from affuse.ops import chunked_scan, native
+from affuse.ops.chunked_scan import CHUNK as CHUNK
 from affuse.ops.native import selective_scan as native_scan
 from affuse.types import AffuseError
 
 Form = Literal["auto", "reference", "chunked", "native"]
 FORMS = ("reference", "chunked", "native")
-CHUNK = 16  # most steps whose states are held at once by the chunked form
-CACHED = 2**18  # numbers in the states of one chunk, about: more leave the cache of a CPU and are slower
 
 
 def active_form() -> tuple[str, str]:
@@ -90,25 +88,24 @@ def selective_scan(
     """
     dtype = torch.float64 if torch.float64 in {u.dtype, A.dtype, B.dtype, C.dtype, delta.dtype} else torch.float32
     if _takes_native(u, dtype, form):
-        y, h = native_scan.scan(*[_cast(x, dtype) for x in (u, delta, A, B, C, D, state)], reverse=reverse)
+        inputs = [_cast(x, dtype) for x in (u, delta, A, B, C, D, state)]
+        y, h = native_scan.scan(*inputs, reverse)  # type: ignore[call-arg]
         return _cast(y, u.dtype), h
     if form == "auto":
         form = active_form()[0]  # type: ignore[assignment]
-    with torch.autocast(u.device.type, enabled=False):
-        x, step, decay, into, out = (tensor.to(dtype) for tensor in (u, delta, A, B, C))
-        h = u.new_zeros(u.shape[0], *A.shape, dtype=dtype) if state is None else state.to(dtype)
-        if reverse:
-            x, step, into, out = (tensor.flip(1) for tensor in (x, step, into, out))
-        # Up to a quarter of a chunk the loop's history is shorter than what a chunk holds, and the loop is faster.
-        if form == "reference" or 0 < u.shape[1] <= CHUNK // 4:
+    x, step, decay, into, out, h = (_cast(tensor, dtype) for tensor in (u, delta, A, B, C, state))
+    with chunked_scan.without_autocast(u.device.type):
+        if form == "reference":
+            if reverse:
+                x, step, into, out = (tensor.flip(1) for tensor in (x, step, into, out))
             y, h = selective_scan_reference(x, step, decay, into, out, None, h)
+            if reverse:
+                y = y.flip(1)
         else:
-            y, h = _ChunkedScan.apply(x, step, decay, into, out, h)
-        if reverse:
-            y = y.flip(1)
+            y, h = chunked_scan.scan(x, step, decay, into, out, h, reverse)
         if D is not None:
             y = y + D.to(dtype) * u
-    return y.to(u.dtype), h
+    return _cast(y, u.dtype), h
 
 
 def _cast(x: Any, dtype: torch.dtype) -> Any:
@@ -160,60 +157,3 @@ def selective_scan_reference(
         y, h = selective_scan_step(u_t, delta_t, A, B_t, C_t, D, h)
         outputs.append(y)
     return torch.stack(outputs, 1), h
-
-
-def _states(delta: Tensor, driven: Tensor, A: Tensor, B: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-    """Decays and states of a chunk, time first: (t, b, d, n) both; `driven` is delta * u."""
-    decays = torch.exp(delta.unsqueeze(-1) * A)  # t b d n
-    states = driven.unsqueeze(-1) * B.unsqueeze(2)  # t b d n
-    for t in range(len(states)):
-        h = states[t].addcmul_(decays[t], h)
-    return decays, states
-
-
-class _ChunkedScan(torch.autograd.Function):
-    """y_t = <h_t, C_t> and the last state; of the states, only the one before each chunk is kept for the backward pass."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, state: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        step, driven, into, out = (x.transpose(0, 1).contiguous() for x in (delta, delta * u, B, C))  # t b .
-        starts, outputs, h = [], [], state
-        ctx.chunk = chunk = max(CHUNK // 4, min(CHUNK, CACHED // max(state.numel(), 1)))
-        for i in range(0, len(step), chunk):
-            part = slice(i, i + chunk)
-            starts.append(h)
-            _, states = _states(step[part], driven[part], A, into[part], h)
-            outputs.append(torch.matmul(states, out[part].unsqueeze(-1)).squeeze(-1))  # t b d
-            h = states[-1].clone()
-        ctx.save_for_backward(u, delta, A, B, C, *starts)
-        return torch.cat(outputs).transpose(0, 1).contiguous(), h
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        grad_y, carried = grads  # carried: gradient of the state after the current step, from all later steps
-        u, delta, A, B, C, *starts = ctx.saved_tensors
-        step, x, into, out, gy = (z.transpose(0, 1).contiguous() for z in (delta, u, B, C, grad_y))
-        driven = step * x
-        grad_A = torch.zeros_like(A)
-        pieces: list[tuple[Tensor, ...]] = []
-        for number in reversed(range(len(starts))):
-            part = slice(number * ctx.chunk, (number + 1) * ctx.chunk)
-            decays, states = _states(step[part], driven[part], A, into[part], starts[number])
-            before = torch.cat([starts[number].unsqueeze(0), states[:-1]])  # the state that each step found
-            grad_h = gy[part].unsqueeze(-1) * out[part].unsqueeze(2)  # t b d n
-            for t in reversed(range(len(grad_h))):
-                carried = grad_h[t].add_(carried) * decays[t]
-            grad_out = torch.matmul(gy[part].unsqueeze(2), states).squeeze(2)  # t b n
-            grad_into = torch.matmul(driven[part].unsqueeze(2), grad_h).squeeze(2)  # t b n
-            grad_driven = torch.matmul(grad_h, into[part].unsqueeze(-1)).squeeze(-1)  # t b d
-            exponent = grad_h.mul_(before).mul_(decays)  # gradient of delta * A
-            grad_A += (exponent * step[part].unsqueeze(-1)).sum((0, 1))
-            grad_step = (exponent * A).sum(-1) + grad_driven * x[part]
-            pieces.append((grad_driven * step[part], grad_step, grad_into, grad_out))
-        grad_u, grad_delta, grad_B, grad_C = (
-            torch.cat(parts).transpose(0, 1) for parts in zip(*reversed(pieces), strict=True)
-        )
-        return grad_u, grad_delta, grad_A, grad_B, grad_C, carried

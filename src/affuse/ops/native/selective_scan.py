@@ -161,7 +161,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        y, last, starts = _forward(*inputs, keep=True)
+        y, last, starts = _forward(*inputs, True)  # type: ignore[call-arg]
         ctx.reverse = inputs[7]
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs[:7], starts)
@@ -169,7 +169,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        return _gradients(ctx, *grads, _=None)[:8]
+        return _gradients(ctx, grads[0], grads[1], None)[:8]
 
 
 def _present(*tensors: Tensor | None) -> Any:
@@ -232,10 +232,10 @@ def _gradients(
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or not _are_plain(inputs):
         if saved[7] is None:
             inputs = (*saved[:7], grad_y.new_empty(0), grad_y, grad_last)
-        found = torch.ops.affuse.selective_scan_native_backward(*inputs, reverse=ctx.reverse)
+        found = torch.ops.affuse.selective_scan_native_backward(*inputs, ctx.reverse)
         found = *found[:5], (None if saved[5] is None else found[5]), (None if saved[6] is None else found[6])
     else:
-        found = _backward(*inputs, reverse=ctx.reverse)
+        found = _backward(*inputs, ctx.reverse)  # type: ignore[call-arg]
     return *found, None, None
 
 
