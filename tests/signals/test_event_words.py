@@ -215,6 +215,44 @@ def test_a_sensor_that_nothing_tells_is_as_large_as_its_events(form, encoding, t
     assert all((part.width, part.height) == (events.width, events.height) for part in slices)
 
 
+@pytest.mark.parametrize("width", ["avx512", "avx2", "plain", "numpy"])
+@pytest.mark.parametrize("rare", [0, 5])
+@pytest.mark.parametrize("encoding", ["evt2", "dat"])
+def test_long_rows_of_events_are_read_as_a_plain_loop_reads_them(encoding, rare, width, tmp_path, monkeypatch):
+    if width != "numpy" and not native_is_built()[0]:
+        pytest.skip("the native code is not built here")
+    monkeypatch.setenv("AFFUSE_EVENTS", "blocked" if width == "numpy" else "native")
+    monkeypatch.setenv("AFFUSE_VECTORS", width)
+    rng = np.random.default_rng(rare)
+    n = 4000
+    t = np.cumsum(rng.integers(0, 2, n)) + ((1 << 32) - 500)
+    x, y, p = rng.integers(0, 640, n), rng.integers(0, 480, n), rng.integers(0, 2, n)
+    for column, wrong in ((x, 640), (y, 480)):
+        column[rng.integers(0, n, rare)] = wrong
+    back = rng.integers(1, n, rare)
+    t[back] -= 3
+    if encoding == "dat":
+        words = (t & 0xFFFFFFFF | x << 32 | y << 46 | p << 60).tolist()
+    else:
+        words = []
+        for i in range(n):
+            if i == 0 or t[i] >> 6 != t[i - 1] >> 6:
+                words.append(int(8 << 28 | t[i] >> 6))
+            words.append(int(p[i] << 28 | (t[i] & 63) << 22 | x[i] << 11 | y[i]))
+    found, _, _ = LOOP[encoding](words)
+    kept, bad = sound(found)
+    file = written(tmp_path, encoding, words)
+    events = read_events(file, errors="drop")
+    assert rows(events) == kept
+    assert events.dropped == bad
+    assert (bad > 0) == (rare > 0)
+    assert rows(*stream_events(file, errors="drop", chunk_events=999)) == kept
+    if bad:
+        first = next(i for i, event in enumerate(found) if event[:1] != kept[i][:1] or event[1:3] != kept[i][1:3])
+        with pytest.raises(AffuseError, match=rf"{bad} bad of {n} events: event {first} \("):
+            read_events(file)
+
+
 def test_the_first_bad_event_is_named(form, tmp_path):
     file = written(
         tmp_path, "evt2", [8 << 28 | 5, 1 << 28 | 3 << 22, 2 << 22 | 7 << 11 | 9, 1 << 28 | 3 << 22 | 640 << 11]

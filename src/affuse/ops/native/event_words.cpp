@@ -4,15 +4,24 @@
 #include <cstdint>
 #include <cstring>
 
+#include "instructions.h"
 #include "native.h"
 
+#if defined(__GNUC__)
+#define AFFUSE_INLINE inline __attribute__((always_inline))  // into an instance for each width of vectors
+#else
+#define AFFUSE_INLINE inline
+#endif
+
 namespace {
+
+constexpr int BLOCK = 32;  // events that are decoded at once where nothing stands between them
 
 // Words of a file stand wherever its header ends, so at any address.
 template <class Word>
 struct Words {
   const char* bytes;
-  Word operator[](int64_t i) const {
+  AFFUSE_INLINE Word operator[](int64_t i) const {
     Word word;
     std::memcpy(&word, bytes + i * static_cast<int64_t>(sizeof word), sizeof word);
     return word;
@@ -38,12 +47,12 @@ struct Columns {
   int8_t* p;
   int64_t capacity, width, height, count = 0;
 
-  void take(State& s, int64_t t, int64_t column, int64_t row, bool positive) {
+  AFFUSE_INLINE void take(State& s, int64_t t, int64_t column, int64_t row, bool positive) {
     s.most_x = std::max(s.most_x, column), s.most_y = std::max(s.most_y, row);
-    const bool outside = column >= width || row >= height, good = !outside && t >= s.latest;
+    const bool outside = column >= width || row >= height;
     t_us[count] = t, x[count] = static_cast<int32_t>(column), y[count] = static_cast<int32_t>(row);
     p[count] = positive ? 1 : -1;
-    if (good) {
+    if (!outside && t >= s.latest) {
       s.latest = t;
       ++count;
     } else if (s.bad++ == 0) {
@@ -51,35 +60,82 @@ struct Columns {
     }
     ++s.events;
   }
+
+  // BLOCK events at once, at base + since[i], if every one is sound; else nothing is done, and false comes back.
+  AFFUSE_INLINE bool take_block(State& s, int64_t base, const uint32_t* __restrict since, const int32_t* __restrict column,
+                                const int32_t* __restrict row, const uint32_t* __restrict positive) {
+    const int32_t columns = static_cast<int32_t>(width), rows = static_cast<int32_t>(height);
+    uint32_t wrong = 0;
+    for (int i = 0; i < BLOCK; ++i) wrong |= (column[i] >= columns) | (row[i] >= rows);
+    for (int i = 1; i < BLOCK; ++i) wrong |= since[i] < since[i - 1];
+    if (wrong || base + since[0] < s.latest || capacity - count < BLOCK) return false;
+    int64_t* __restrict const t_to = t_us + count;
+    int32_t* __restrict const x_to = x + count;
+    int32_t* __restrict const y_to = y + count;
+    int8_t* __restrict const p_to = p + count;
+    int32_t most_x = 0, most_y = 0;
+    for (int i = 0; i < BLOCK; ++i) t_to[i] = base + since[i];
+    for (int i = 0; i < BLOCK; ++i) x_to[i] = column[i], most_x = std::max(most_x, column[i]);
+    for (int i = 0; i < BLOCK; ++i) y_to[i] = row[i], most_y = std::max(most_y, row[i]);
+    for (int i = 0; i < BLOCK; ++i) p_to[i] = positive[i] ? 1 : -1;
+    s.most_x = std::max<int64_t>(s.most_x, most_x), s.most_y = std::max<int64_t>(s.most_y, most_y);
+    s.latest = base + since[BLOCK - 1];
+    s.events += BLOCK, count += BLOCK;
+    return true;
+  }
 };
 
 // The counter `sent` of so many bits as one that goes on counting: a fall by more than half of its range is an overflow.
-inline void follow(State& s, int64_t sent, int bits) {
+AFFUSE_INLINE void follow(State& s, int64_t sent, int bits) {
   const int64_t range = int64_t{1} << bits, before = s.high & (range - 1);
   s.high += sent - before + (s.timed && sent - before < -range / 2 ? range : 0);
   s.timed = 1;
 }
 
-void decode_evt2(const Words<uint32_t> words, int64_t n, State& s, Columns& out) {
-  int64_t i = 0;
-  for (; i < n && out.count < out.capacity; ++i) {
-    const uint32_t word = words[i], kind = word >> 28;
+// What follows works on copies: what it writes to columns cannot be what it knows, so that stays in registers.
+AFFUSE_INLINE void decode_evt2(const Words<uint32_t> words, int64_t n, State& state, Columns& columns) {
+  State s = state;
+  Columns out = columns;
+  uint32_t since[BLOCK], positive[BLOCK];
+  int32_t column[BLOCK], row[BLOCK];
+  int64_t i = 0, again = 0;  // no block is tried before word `again`
+  while (i < n && out.count < out.capacity) {
+    if (i >= again && s.timed && n - i >= BLOCK) {
+      uint32_t other = 0;
+      for (int k = 0; k < BLOCK; ++k) {
+        const uint32_t word = words[i + k];
+        other |= word >> 29;
+        since[k] = word >> 22 & 0x3F, positive[k] = word >> 28;
+        column[k] = static_cast<int32_t>(word >> 11 & 0x7FF), row[k] = static_cast<int32_t>(word & 0x7FF);
+      }
+      if (!other && out.take_block(s, s.high << 6, since, column, row, positive)) {
+        i += BLOCK;
+        continue;
+      }
+      again = i + BLOCK;
+    }
+    const uint32_t word = words[i++], kind = word >> 28;
     if (kind <= 1) {
       if (s.timed)
         out.take(s, s.high << 6 | (word >> 22 & 0x3F), word >> 11 & 0x7FF, word & 0x7FF, kind == 1);
       else
         ++s.untimed;
-    } else if (kind == 8) {
-      follow(s, word & 0xFFFFFFF, 28);
-    } else {
-      s.lost += kind != 0xA && kind != 0xE && kind != 0xF;
+      continue;
     }
+    again = i;  // after the time, events come in a row again
+    if (kind == 8)
+      follow(s, word & 0xFFFFFFF, 28);
+    else
+      s.lost += kind != 0xA && kind != 0xE && kind != 0xF;
   }
   s.words = i;
+  state = s, columns = out;
 }
 
-void decode_evt3(const Words<uint16_t> words, int64_t n, State& s, Columns& out) {
+AFFUSE_INLINE void decode_evt3(const Words<uint16_t> words, int64_t n, State& state, Columns& columns_of) {
   constexpr int64_t vector = 12;  // events of one word
+  State s = state;
+  Columns out = columns_of;
   int64_t i = 0;
   for (; i < n && out.count + vector <= out.capacity; ++i) {
     const uint32_t word = words[i], value = word & 0xFFF;
@@ -95,10 +151,11 @@ void decode_evt3(const Words<uint16_t> words, int64_t n, State& s, Columns& out)
       case 4:
       case 5: {
         const int64_t columns = word >> 12 == 4 ? 12 : 8;
-        for (uint32_t bits = value & ((1u << columns) - 1), bit = 0; bits >> bit != 0; ++bit) {
-          if ((bits >> bit & 1) == 0) continue;
+        int64_t column = s.column;
+        for (uint32_t bits = value & ((1u << columns) - 1); bits != 0; bits >>= 1, ++column) {
+          if ((bits & 1) == 0) continue;
           if (s.timed && s.row >= 0 && s.based)
-            out.take(s, s.high << 12 | s.low, s.column + bit, s.row, s.sign);
+            out.take(s, s.high << 12 | s.low, column, s.row, s.sign);
           else
             ++s.untimed;
         }
@@ -120,16 +177,69 @@ void decode_evt3(const Words<uint16_t> words, int64_t n, State& s, Columns& out)
     }
   }
   s.words = i;
+  state = s, columns_of = out;
 }
 
-void decode_dat(const Words<uint32_t> words, int64_t n, State& s, Columns& out) {
-  int64_t i = 0;
-  for (; i < n && out.count < out.capacity; ++i) {
+AFFUSE_INLINE void decode_dat(const Words<uint32_t> words, int64_t n, State& state, Columns& columns) {
+  State s = state;
+  Columns out = columns;
+  uint32_t since[BLOCK], positive[BLOCK];
+  int32_t column[BLOCK], row[BLOCK];
+  int64_t i = 0, again = 0;
+  while (i < n && out.count < out.capacity) {
+    if (i >= again && s.timed && n - i >= BLOCK) {
+      for (int k = 0; k < BLOCK; ++k) {
+        const uint32_t where = words[2 * (i + k) + 1];
+        since[k] = words[2 * (i + k)], positive[k] = where >> 28;
+        column[k] = static_cast<int32_t>(where & 0x3FFF), row[k] = static_cast<int32_t>(where >> 14 & 0x3FFF);
+      }
+      const int64_t before = s.high & 0xFFFFFFFF, base = s.high - before;
+      if (since[0] >= before && out.take_block(s, base, since, column, row, positive)) {
+        s.high = base + since[BLOCK - 1];
+        i += BLOCK;
+        continue;
+      }
+      again = i + BLOCK;
+    }
     const uint32_t where = words[2 * i + 1];
-    follow(s, words[2 * i], 32);
+    follow(s, words[2 * i++], 32);
     out.take(s, s.high, where & 0x3FFF, where >> 14 & 0x3FFF, where >> 28 != 0);
   }
   s.words = i;
+  state = s, columns = out;
+}
+
+AFFUSE_INLINE void decode(int64_t encoding, const char* words, int64_t n, State& state, Columns& out) {
+  if (encoding == 2)
+    decode_evt2({words}, n, state, out);
+  else if (encoding == 3)
+    decode_evt3({words}, n, state, out);
+  else
+    decode_dat({words}, n, state, out);
+}
+
+// One instance for each width of vectors.
+void decode_plain(int64_t encoding, const char* words, int64_t n, State& s, Columns& out) {
+  decode(encoding, words, n, s, out);
+}
+#if defined(__x86_64__)
+__attribute__((target("avx2"))) void decode_avx2(int64_t encoding, const char* words, int64_t n, State& s, Columns& out) {
+  decode(encoding, words, n, s, out);
+}
+__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl"))) void decode_avx512(int64_t encoding, const char* words,
+                                                                               int64_t n, State& s, Columns& out) {
+  decode(encoding, words, n, s, out);
+}
+#endif
+
+using Decode = void (*)(int64_t, const char*, int64_t, State&, Columns&);
+
+Decode decode_here() {
+#if defined(__x86_64__)
+  if (affuse::instructions() == affuse::Instructions::avx512) return decode_avx512;
+  if (affuse::instructions() == affuse::Instructions::avx2) return decode_avx2;
+#endif
+  return decode_plain;
 }
 
 }  // namespace
@@ -146,12 +256,7 @@ AFFUSE_EXPORT int64_t affuse_decode_events(int64_t encoding, const char* words, 
   constexpr int64_t size = sizeof fields / sizeof *fields;
   for (int64_t i = 0; i < size; ++i) *fields[i] = state[i];
   Columns out{t_us, x, y, p, capacity, width, height};
-  if (encoding == 2)
-    decode_evt2({words}, n, s, out);
-  else if (encoding == 3)
-    decode_evt3({words}, n, s, out);
-  else
-    decode_dat({words}, n, s, out);
+  decode_here()(encoding, words, n, s, out);
   for (int64_t i = 0; i < size; ++i) state[i] = *fields[i];
   return out.count;
 }
