@@ -1,7 +1,10 @@
 """Data sets as users have them on disk, and the synthetic worlds. The names are those of a recipe's ``data`` section."""
 
+from affuse.data.mintrec import MIntRec
 from affuse.data.mmmo_youtube import MMMOYouTube
+from affuse.data.mmsa import MMSA
 from affuse.data.mosi_utterances import MOSIUtterances
+from affuse.data.mult_glove import MulTGloVe
 from affuse.data.nmnist import NMNIST
 from affuse.data.see import SEE
 from affuse.data.synthetic.eyes import Eyes
@@ -14,4 +17,7 @@ DATASETS = {
     "talk": Talk,
     "mosi_utterances": MOSIUtterances,
     "mmmo_youtube": MMMOYouTube,
+    "mmsa": MMSA,
+    "mult_glove": MulTGloVe,
+    "mintrec": MIntRec,
 }

@@ -67,6 +67,13 @@ class StoredArray:
         """All of it, a copy in memory."""
         return self._whole() if self._data is not None or not self.shape else self.rows(0, len(self))
 
+    def without_axis(self, axis: int) -> StoredArray:
+        """The same array without an axis of size 1, unread."""
+        if self.shape[axis] != 1:
+            raise ValueError(f"axis {axis} of {self.shape} is not of size 1")
+        shape = self.shape[:axis] + self.shape[axis + 1 :]
+        return StoredArray(self.path, self.offset, self.dtype, shape, self.fortran, self._data, self._keep)
+
     def rows(self, start: int, stop: int) -> NDArray[Any]:
         """Rows [start, stop), a copy.
 
