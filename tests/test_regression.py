@@ -1,22 +1,26 @@
 """A regression from end to end: records, runs, training and report of a small system over sequences of features."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from affuse import AffuseError, Batch, Output, Sample, System, Task, runs
+from affuse import AffuseError, Batch, Output, Sample, System, Task, fit, metrics, runs
 from affuse.data import DATASETS
 from affuse.data.splits import Splits
-from affuse.evaluate import as_records
+from affuse.evaluate import answers, as_records, evaluate
 from affuse.recipe import Recipe, resolve
 from affuse.systems import SYSTEMS
 
 TASK = Task("regression", value_range=(-3.0, 3.0), units="sentiment")
 NAMES = ("text", "audio")
+SCORES = metrics.scores
 
 
 class Blend(System):
@@ -153,3 +157,175 @@ def test_a_task_stands_in_the_run_whole() -> None:
     assert runs.task_of(old) == Task("classification", ("a", "b"))
     with pytest.raises(AffuseError, match="smallest to the largest"):
         Task("regression", value_range=(3.0, -3.0))
+
+
+def test_a_regression_is_trained_evaluated_and_read_again(tmp_path: Path) -> None:
+    out = fit.fit(recipe(epochs=12), tmp_path / "run", progress=False)
+    info = json.loads((out / runs.RUN).read_text())
+    assert info["task"] == {"kind": "regression", "classes": [], "value_range": [-3.0, 3.0], "units": "sentiment"}
+    found = json.loads((out / runs.METRICS).read_text())
+    assert found["kind"] == "regression"
+    assert found["corr"]["value"] > 0.8
+    assert found["unanswered"] == 1
+    assert found["unimodal"]["audio"]["corr"]["value"] > found["unimodal"]["text"]["corr"]["value"]
+    history = runs.read_lines(out / runs.HISTORY)
+    assert {"train/total", "validation/total", "validation/mae", "validation/corr", "lr"} <= set(history[0])
+    best = min(range(12), key=lambda epoch: history[epoch]["validation/mae"])
+    assert runs.load_run(out).system.task == TASK
+    again = evaluate(out)
+    assert again["mae"] == found["mae"]
+    system = runs.load_run(out).system
+    errors = [abs(r["value"] - r["target"]) for r in answers(system, Talk(20, 2), 8, "validation") if r["answered"]]
+    assert sum(errors) / len(errors) == pytest.approx(history[best]["validation/mae"], abs=1e-6)
+
+
+def test_data_of_another_scale_is_refused(tmp_path: Path) -> None:
+    out = fit.fit(recipe(epochs=1), tmp_path / "run", progress=False)
+    with pytest.raises(AffuseError, match=r"answers a value from -3 to 3 \(sentiment\), the data asks .*\(valence\)"):
+        evaluate(out, ["--data.units", "valence"])
+
+
+@pytest.mark.parametrize(("select", "message"), [("war", "auto, acc2_non0, corr, mae, loss, last"), ("f1", "mae")])
+def test_a_selection_of_the_other_kind_of_task_is_refused(tmp_path: Path, select: str, message: str) -> None:
+    with pytest.raises(AffuseError, match=message):
+        fit.fit(recipe(select=select), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_selection_follows_the_kind_of_task() -> None:
+    training, classes = recipe().training, Task("classification", ("a", "b"))
+    assert fit.selection_metric(training, TASK) == "mae"
+    assert fit.selection_metric(training, classes) == "war"
+    assert fit.selection_metric(dataclasses.replace(training, select="f1"), classes) == "macro_f1"
+    for select in ("mae", "corr", "acc2_non0"):
+        with pytest.raises(AffuseError, match="task is a classification"):
+            fit.selection_metric(dataclasses.replace(training, select=select), classes)
+    with pytest.raises(AffuseError, match="auto, corr, mae"):
+        fit.selection_metric(
+            dataclasses.replace(training, select="acc2_non0"), Task("regression", value_range=(1.0, 5.0))
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"accumulate": 0}, "accumulate"),
+        ({"plateau_factor": 1.0}, "plateau_factor"),
+        ({"patience": 2, "select": "last"}, "looks at no metric"),
+        ({"encoder_lr": -1.0}, "encoder_lr"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(tmp_path: Path, settings: dict, message: str) -> None:
+    with pytest.raises(AffuseError, match=message):
+        fit.fit(recipe(**settings), tmp_path / "run", progress=False)
+
+
+def fitting(**training: object) -> fit.Fitting:
+    class Trainer:
+        estimated_stepping_batches = 10
+
+    module = fit.Fitting(Blend(Blend.Config(), TASK), recipe(**training).training, Path("nowhere"))
+    module._trainer = Trainer()  # type: ignore[assignment]
+    module._fabric = None
+    return module
+
+
+def test_pretrained_parts_learn_at_their_own_rate() -> None:
+    module = fitting(lr=0.1, encoder_lr=0.001, optimizer="adam")
+    optimizer = module.configure_optimizers()
+    assert type(optimizer) is torch.optim.Adam
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates[id(module.system.embedding.weight)] == 0.001
+    assert len(rates) == len(list(module.system.parameters()))
+    assert {rate for key, rate in rates.items() if key != id(module.system.embedding.weight)} == {0.1}
+    scheduled = fitting(lr=0.1, encoder_lr=0.001, schedule="onecycle").configure_optimizers()["optimizer"]
+    first, second = (group["max_lr"] for group in scheduled.param_groups)
+    assert (first, second) == (0.1, 0.001)
+
+
+def test_a_rate_for_pretrained_parts_that_are_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Blend, "pretrained_parts", System.pretrained_parts)
+    with pytest.raises(AffuseError, match="no pretrained part"):
+        fitting(encoder_lr=0.001).configure_optimizers()
+
+
+def test_accumulated_batches_are_one_step_with_their_mean_gradient(tmp_path: Path) -> None:
+    together = fit.fit(
+        recipe(epochs=1, optimizer="sgd", batch_size=40, select="last"), tmp_path / "together", progress=False
+    )
+    apart = fit.fit(
+        recipe(epochs=1, optimizer="sgd", batch_size=20, accumulate=2, select="last"),
+        tmp_path / "apart",
+        progress=False,
+    )
+    first, second = load_file(together / runs.WEIGHTS), load_file(apart / runs.WEIGHTS)
+    start = Blend(Blend.Config(), TASK).state_dict()
+    assert any(not torch.equal(first[name], start[name]) for name in first)
+    # One of the 40 has no answer, so the two halves do not weigh exactly the same.
+    assert all(torch.allclose(first[name], second[name], atol=5e-3) for name in first)
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, errors: list[float]) -> None:
+    """The validation error of each epoch, as if a system had made it."""
+
+    def scores(records: list, task: Task) -> dict[str, float]:
+        return {**SCORES(records, task), "mae": errors.pop(0)}
+
+    monkeypatch.setattr(fit.metrics, "scores", scores)
+
+
+def test_training_stops_when_nothing_improves_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, [3.0, 2.0, 2.5, 1.0, 1.0, 1.5, 1.2, 0.5])
+    out = fit.fit(recipe(epochs=8, patience=3), tmp_path / "run", progress=False)
+    assert len(runs.read_lines(out / runs.HISTORY)) == 7
+    assert json.loads((out / runs.RUN).read_text())["status"] == "complete"
+
+
+def test_the_rate_falls_on_a_plateau(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, [3.0, 2.0, 2.0, 2.0, 2.0, 1.0])
+    out = fit.fit(
+        recipe(epochs=6, lr=0.4, schedule="plateau", plateau_factor=0.1, plateau_patience=1),
+        tmp_path / "run",
+        progress=False,
+    )
+    rates = [row["lr"] for row in runs.read_lines(out / runs.HISTORY)]
+    assert rates == pytest.approx([0.4, 0.4, 0.4, 0.4, 0.04, 0.04])
+
+
+def test_an_interrupted_plateau_and_patience_go_on_where_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"epochs": 9, "lr": 0.4, "schedule": "plateau", "plateau_patience": 1, "patience": 5}
+    errors = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    scripted(monkeypatch, list(errors))
+    whole = fit.fit(recipe(**settings), tmp_path / "whole", progress=False)
+    assert len(runs.read_lines(whole / runs.HISTORY)) == 6
+    step = fit.Fitting.training_step
+
+    def interrupted(self: fit.Fitting, batch: Batch, index: int) -> Tensor:
+        if self.current_epoch == 3 and index == 1:
+            raise KeyboardInterrupt
+        return step(self, batch, index)
+
+    scripted(monkeypatch, list(errors))
+    with monkeypatch.context() as patch:
+        patch.setattr(fit.Fitting, "training_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit.fit(recipe(**settings), tmp_path / "cut", progress=False)
+    resumed = fit.resume(tmp_path / "cut", progress=False)
+    assert (whole / runs.HISTORY).read_text() == (resumed / runs.HISTORY).read_text()
+    first, second = load_file(whole / runs.WEIGHTS), load_file(resumed / runs.WEIGHTS)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_loss_that_is_no_number_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Blend, "loss", lambda self, output, batch: {"total": output.logits[output.answered].mean() * torch.nan}
+    )
+    with pytest.raises(AffuseError, match="not a finite number after epoch 1"):
+        fit.fit(recipe(), tmp_path / "run", progress=False)
+
+
+def test_the_line_of_an_epoch_shows_the_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fit.fit(recipe(epochs=1), tmp_path / "run", progress=False)
+    assert "epoch 1/1: loss " in (said := capsys.readouterr().out) and ", MAE " in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,9 @@ from affuse.data.splits import Splits
 from affuse.evaluate import as_records, write_evaluation
 from affuse.recipe import Recipe, Training, load_recipe
 from affuse.systems import SYSTEMS
-from affuse.types import AffuseError, Batch, Sample, System, absent_value
+from affuse.types import AffuseError, Batch, Sample, System, Task, absent_value
+
+SMALLER_IS_BETTER = ("loss", "mae")
 
 
 def fit(
@@ -47,6 +50,7 @@ def fit(
         raise AffuseError(f"{out}: already holds a run; choose another folder with --out, or continue it with --resume")
     pl.seed_everything(recipe.training.seed, verbose=False)
     splits = splits or recipe.data.splits(recipe.training.seed)
+    selection_metric(recipe.training, splits.task)
     system = SYSTEMS[recipe.system_name](recipe.system, splits.task)
     info = {
         "system": recipe.system_name,
@@ -111,6 +115,7 @@ def resume(out: Path, overrides: Sequence[str] = (), progress: bool = True, comm
             raise AffuseError(f"{checkpoint}: broken; delete it, and the run resumes from its beginning") from None
     pl.seed_everything(recipe.training.seed, verbose=False)
     splits = recipe.data.splits(recipe.training.seed)
+    selection_metric(recipe.training, splits.task)
     system = SYSTEMS[recipe.system_name](
         runs.without_pretrained(recipe.system) if begun else recipe.system, splits.task
     )
@@ -133,13 +138,44 @@ def _check(training: Training) -> None:
         "clip_norm": 0,
         "workers": 0,
         "seed": 0,
+        "encoder_lr": 0,
+        "accumulate": 1,
+        "patience": 0,
+        "plateau_patience": 0,
     }
     for name, smallest in least.items():
         value = getattr(training, name)
+        if value is None:  # a rate that is not set
+            continue
         if not value >= smallest or value == float("inf"):
             raise AffuseError(f"training.{name} is {value}; it must be a number from {smallest} up")
     if not 0 <= training.modality_dropout <= 1:
         raise AffuseError(f"training.modality_dropout is {training.modality_dropout}; it is a share, from 0 to 1")
+    if not 0 < training.plateau_factor < 1:
+        raise AffuseError(f"training.plateau_factor is {training.plateau_factor}; it must lie between 0 and 1")
+    if training.select == "last" and (training.patience or training.schedule == "plateau"):
+        raise AffuseError(
+            "training.select 'last' looks at no metric, so patience 0 and another schedule than plateau belong to it"
+        )
+
+
+def selection_metric(training: Training, task: Task) -> str:
+    """The metric that chooses the epoch: a name of `metrics.scores`, ``loss``, or ``last``.
+
+    Raises:
+        AffuseError: `training.select` is of the other kind of task.
+    """
+    if training.select in ("loss", "last"):
+        return training.select
+    if task.kind == "classification":
+        fitting = {"auto": "war", "war": "war", "uar": "uar", "f1": "macro_f1"}
+    else:
+        known = {"mae", "corr", "acc2_non0"} & set(metrics.measured(task.value_range))
+        fitting = {"auto": "mae", **{name: name for name in sorted(known)}}
+    if training.select not in fitting:
+        names = ", ".join([*fitting, "loss", "last"])
+        raise AffuseError(f"training.select is {training.select!r}, but the task is a {task.kind}: choose from {names}")
+    return fitting[training.select]
 
 
 def _train(
@@ -169,6 +205,7 @@ def _train(
                 devices=training.devices,
                 precision=training.precision,  # type: ignore[arg-type]
                 gradient_clip_val=training.clip_norm or None,
+                accumulate_grad_batches=training.accumulate,
                 callbacks=callbacks,
                 logger=False,
                 num_sanity_val_steps=0,
@@ -251,11 +288,32 @@ class Fitting(pl.LightningModule):
         self.out = out
         self.records: list[dict[str, Any]] = []
         self.losses: dict[str, list[float]] = {}
+        self.selected_by = selection_metric(training, system.task)
+        self.plateau: torch.optim.lr_scheduler.ReduceLROnPlateau | None = None
+        self.plateau_state: dict[str, Any] | None = None
         # Buffers, so that a resumed run knows what the interrupted one had found.
         self.register_buffer("best", torch.tensor(-torch.inf, dtype=torch.float64))
+        self.register_buffer("stale", torch.tensor(0))  # epochs since the best one
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch.to(device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.plateau is not None:
+            checkpoint["plateau"] = self.plateau.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.plateau_state = checkpoint.get("plateau")
+        checkpoint["state_dict"].setdefault("stale", torch.tensor(0))  # not in checkpoints of version 0.1.0
+
+    def on_train_start(self) -> None:
+        self._stop_if_stale()  # interrupted after its last epoch
+
+    def _stop_if_stale(self) -> None:
+        patience = self.training_settings.patience
+        assert isinstance(self.stale, torch.Tensor)
+        if patience and int(self.stale) >= patience:
+            self.trainer.should_stop = True
 
     def on_train_epoch_start(self) -> None:
         self.losses = {}
@@ -277,45 +335,99 @@ class Fitting(pl.LightningModule):
         self.records.extend(as_records(output, batch, "validation"))
 
     def on_validation_epoch_end(self) -> None:
-        row: dict[str, Any] = {name: sum(values) / len(values) for name, values in self.losses.items() if values}
-        scores = metrics.scores(self.records, self.system.task)
-        row |= {"epoch": self.current_epoch}
-        row |= {f"validation/{name}": None if value != value else value for name, value in scores.items()}
-        self.log("war", scores["war"], prog_bar=True)
-        settings = self.training_settings
-        if self.announce:
-            loss = row.get("train/total", float("nan"))
-            print(
-                f"epoch {self.current_epoch + 1}/{settings.epochs}: loss {loss:.3f}, WAR {scores['war']:.3f}",
-                flush=True,
+        means = {name: _mean(values) for name, values in self.losses.items()}
+        validation_loss = means.get("validation/total")
+        if validation_loss is None:
+            raise AffuseError(
+                f"the loss is not a finite number after epoch {self.current_epoch + 1}: try a smaller --training.lr, "
+                "or --training.clip_norm 1"
             )
-        ranking = {**scores, "loss": -row["validation/total"], "last": float(self.current_epoch)}[settings.select]
-        assert isinstance(self.best, torch.Tensor)
+        scores = metrics.scores(self.records, self.system.task)
+        row = {
+            "epoch": self.current_epoch,
+            "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+            **means,
+            **{f"validation/{name}": _mean([value]) for name, value in scores.items()},
+        }
+        main = "war" if self.system.task.kind == "classification" else "mae"
+        self.log(main, scores[main], prog_bar=True)
+        if self.announce:
+            loss, epochs = means.get("train/total"), self.training_settings.epochs
+            shown = "unknown" if loss is None else f"{loss:.3f}"
+            print(
+                f"epoch {self.current_epoch + 1}/{epochs}: loss {shown}, {main.upper()} {scores[main]:.3f}", flush=True
+            )
+        found = {**scores, "loss": validation_loss, "last": float(self.current_epoch)}[self.selected_by]
+        smaller = self.selected_by in SMALLER_IS_BETTER
+        ranking = -float("inf") if found != found else -found if smaller else found
+        assert isinstance(self.best, torch.Tensor) and isinstance(self.stale, torch.Tensor)
+        self.stale.fill_(0 if ranking > float(self.best) else int(self.stale) + 1)
         if ranking >= float(self.best):  # of equals the later one, which has seen more and steps more gently
             self.best.fill_(ranking)
             runs.save_weights(self.system, self.out / runs.WEIGHTS)
+        if self.plateau is not None:
+            # Here and not by the trainer, which would do so only after it has written the checkpoint.
+            self.plateau.step(found)
+        self._stop_if_stale()
         history = [old for old in runs.read_lines(self.out / runs.HISTORY) if old["epoch"] < self.current_epoch]
         runs.write_lines(self.out / runs.HISTORY, [*history, row])
 
     def configure_optimizers(self) -> Any:
         settings = self.training_settings
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        groups = self._parameter_groups()
         optimizer: torch.optim.Optimizer
         if settings.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(parameters, settings.lr, weight_decay=settings.weight_decay)
+            optimizer = torch.optim.AdamW(groups, settings.lr, weight_decay=settings.weight_decay)
+        elif settings.optimizer == "adam":
+            optimizer = torch.optim.Adam(groups, settings.lr, weight_decay=settings.weight_decay)
         else:
-            optimizer = torch.optim.SGD(parameters, settings.lr, momentum=0.9, weight_decay=settings.weight_decay)
+            optimizer = torch.optim.SGD(groups, settings.lr, momentum=0.9, weight_decay=settings.weight_decay)
         steps = int(self.trainer.estimated_stepping_batches)
         schedules = torch.optim.lr_scheduler
         if settings.schedule == "constant":
+            return optimizer
+        if settings.schedule == "plateau":
+            mode = "min" if self.selected_by in SMALLER_IS_BETTER else "max"
+            self.plateau = schedules.ReduceLROnPlateau(
+                optimizer,
+                mode,  # type: ignore[arg-type]
+                settings.plateau_factor,
+                settings.plateau_patience,
+            )
+            if self.plateau_state is not None:
+                self.plateau.load_state_dict(self.plateau_state)
             return optimizer
         if settings.schedule == "exponential":
             return [optimizer], [schedules.ExponentialLR(optimizer, settings.gamma)]
         if settings.schedule == "cosine":
             schedule: Any = schedules.CosineAnnealingLR(optimizer, steps)
         else:
-            schedule = schedules.OneCycleLR(optimizer, settings.lr, steps)
+            schedule = schedules.OneCycleLR(optimizer, [group["lr"] for group in optimizer.param_groups], steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """The parameters that learn; those of pretrained parts apart where they have a rate of their own."""
+        rate = self.training_settings.encoder_lr
+        learning = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if rate is None:
+            return [{"params": learning}]
+        pretrained = {id(p) for part in self.system.pretrained_parts() for p in part.parameters()}
+        if not pretrained:
+            raise AffuseError(
+                f"training.encoder_lr is {rate}, but this {type(self.system).__name__} has no pretrained part: "
+                "leave it out, or set it to null"
+            )
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in learning if id(p) not in pretrained]},
+            {"params": [p for p in learning if id(p) in pretrained], "lr": rate},
+        ]
+        return [group for group in groups if group["params"]]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    """Mean of what is known; None of nothing. A batch of which nothing was answered has no loss."""
+    known = [value for value in values if math.isfinite(value)]
+    return sum(known) / len(known) if known else None
 
 
 def drop_modalities(batch: Batch, share: float) -> Batch:

@@ -26,14 +26,24 @@ class Training:
     Args:
         epochs: passes over the training split.
         batch_size: samples a step.
-        optimizer: ``adamw`` or ``sgd`` (momentum 0.9).
+        optimizer: ``adamw``, ``adam`` (its weight decay is part of the gradient) or ``sgd`` (momentum 0.9).
         lr: peak learning rate.
+        encoder_lr: that of the system's pretrained parts, such as a text encoder; None: the same as the others'.
         weight_decay: of the optimiser.
-        schedule: ``constant``; ``cosine`` to zero; ``onecycle``; ``exponential``: times `gamma` after each epoch.
+        schedule: ``constant``; ``cosine`` to zero; ``onecycle``; ``exponential``: times `gamma` after each epoch;
+            ``plateau``: times `plateau_factor` once what `select` looks at has not improved for more than `plateau_patience`
+            epochs (torch's ReduceLROnPlateau).
         gamma: of the exponential schedule.
+        plateau_factor: of the plateau schedule.
+        plateau_patience: epochs, of the plateau schedule.
+        patience: training ends after this many epochs in a row in which what `select` looks at has not improved; 0: never.
+        accumulate: batches whose gradients are averaged before the optimiser steps. What is left of an epoch makes a last,
+            smaller step.
         clip_norm: largest norm of the gradient; 0 leaves it alone.
         modality_dropout: share of training samples that lose one of their modalities, if they have several.
-        select: what chooses the epoch that is kept; ``last`` keeps the last.
+        select: what chooses the epoch that is kept: of a classification ``war``, ``uar`` or ``f1`` (macro), of a regression
+            ``mae`` (the smallest), ``corr`` or ``acc2_non0``, of both ``loss`` (the smallest) or ``last``, which keeps the
+            last. ``auto`` is ``war`` in a classification, ``mae`` in a regression.
         select_on: ``validation``; ``test`` exists to repeat published protocols, and marks the run.
         seed: of weights, order, crops and split.
         workers: processes that load samples; 0 loads in the main one.
@@ -44,14 +54,19 @@ class Training:
 
     epochs: int = 10
     batch_size: int = 32
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = 1e-3
+    encoder_lr: float | None = None
     weight_decay: float = 1e-3
-    schedule: Literal["constant", "cosine", "onecycle", "exponential"] = "cosine"
+    schedule: Literal["constant", "cosine", "onecycle", "exponential", "plateau"] = "cosine"
     gamma: float = 0.94
+    plateau_factor: float = 0.5
+    plateau_patience: int = 5
+    patience: int = 0
+    accumulate: int = 1
     clip_norm: float = 0.0
     modality_dropout: float = 0.0
-    select: Literal["war", "uar", "loss", "last"] = "war"
+    select: Literal["auto", "war", "uar", "f1", "mae", "corr", "acc2_non0", "loss", "last"] = "auto"
     select_on: Literal["validation", "test"] = "validation"
     seed: int = 0
     workers: int = 0

@@ -17,7 +17,7 @@ from affuse.metrics.classification import (
 )
 from affuse.metrics.decisions import modality_importance, modality_weights
 from affuse.metrics.intervals import bootstrap, ranks, spearman
-from affuse.metrics.regression import bootstrap_regression, regression_scores
+from affuse.metrics.regression import bootstrap_regression, measured, regression_scores
 from affuse.metrics.summary import scores, summarise
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "confusion_matrix",
     "expected_calibration_error",
     "macro_scores",
+    "measured",
     "modality_importance",
     "modality_weights",
     "per_class_recall",
