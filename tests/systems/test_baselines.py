@@ -146,6 +146,22 @@ def test_features_of_another_width_are_refused(name: str) -> None:
         made(name)(Batch.collate([Sample({"text": torch.zeros(3, 5)})], ("text", "audio", "video")))
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong", "said"),
+    [
+        ("lf_dnn", {"widths": {"text": 6}}, "widths.audio"),
+        ("tfn", {"modalities": ("text", "text")}, "different names"),
+        ("mult", {"modalities": ("text",)}, "at least 2"),
+        ("mult", {"width": 7}, "do not divide"),
+        ("misa", {"hidden": 7}, "even"),
+        ("unimodal", {"modality": "smell"}, "widths.smell"),
+    ],
+)
+def test_impossible_settings_are_refused(name: str, wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(AffuseError, match=said):
+        made(name, **wrong)
+
+
 # TFN: the outer product, with ones
 
 

@@ -7,8 +7,8 @@ Paper: Zhun Liu et al., "Efficient Low-rank Multimodal Fusion with Modality-Spec
 in the paper             here                    shape
 =======================  ======================  ==================================
 z_m, with a 1 appended   `vectors`               (b, k_m), (b, k_m + 1)
-w_m^(i), Eq. 5           `factors[name]`         (rank, k_m + 1, c)
-h, Eq. 6                 `low_rank_fusion`       (b, c)
+w_m^(i)                  `factors[name]`         (rank, k_m + 1, c)
+h                        `low_rank_fusion`       (b, c)
 =======================  ======================  ==================================
 
 Deviations: any modalities. The rank's terms are added with learned weights, as MMSA and the authors' code do (the paper adds
@@ -59,7 +59,7 @@ def low_rank_fusion(
     factors: Sequence[Float[Tensor, "rank _ c"]],
     weights: Float[Tensor, "rank"],
 ) -> Float[Tensor, "b c"]:
-    """Eq. 6: the sum over the rank of the product over modalities of [z_m; 1] w_m^(i)."""
+    """h: the sum over the rank of the product over modalities of [z_m; 1] w_m^(i)."""
     product = vectors[0].new_ones(1, 1, 1)
     for vector, factor in zip(vectors, factors, strict=True):
         product = product * torch.einsum("bk,ikc->ibc", functional.pad(vector, (0, 1), value=1.0), factor)

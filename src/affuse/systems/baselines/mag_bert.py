@@ -8,9 +8,9 @@ in the paper             here                        shape
 =======================  ==========================  ===========================
 Z_i                      `words`                     (r, t, d)
 A_i, V_i                 `others[name]`              (r, t, width)
-g_i^v, g_i^a, Eq. 1, 2   `gate` in `AdaptationGate`  (r, t, d)
-H_i, Eq. 3               `shift`                     (r, t, d)
-alpha, Eq. 4             `share`                     (r, t, 1)
+g_i^v, g_i^a             `gate` in `AdaptationGate`  (r, t, d)
+H_i                      `shift`                     (r, t, d)
+alpha                    `share`                     (r, t, 1)
 =======================  ==========================  ===========================
 
 Text comes as token ids where `text_encoder` names a BERT-like model of transformers; the gate then stands behind its
@@ -70,7 +70,7 @@ class MAGBERTConfig:
 
 
 class AdaptationGate(nn.Module):
-    """The multimodal adaptation gate (section 3.1).
+    """The multimodal adaptation gate (MAG).
 
     Args:
         width: of the words.
@@ -91,7 +91,7 @@ class AdaptationGate(nn.Module):
     def shift(
         self, words: Float[Tensor, "r t d"], others: Mapping[str, Tensor], has: Mapping[str, Tensor]
     ) -> Float[Tensor, "r t d"]:
-        """Eq. 1 to 4: alpha H, at most beta times as long as the word. Rows without any other modality are not shifted."""
+        """alpha H, at most beta times as long as the word. Rows without any other modality are not shifted."""
         shift = self.bias.expand_as(words)
         some = torch.zeros(len(words), dtype=torch.bool, device=words.device)
         for name, values in others.items():

@@ -7,12 +7,12 @@ Multimodal Sentiment Analysis", ACM Multimedia 2020. Settings: MMSA (thuiar/MMSA
 =========================  ==============================  =========================
 in the paper               here                            shape
 =========================  ==============================  =========================
-u_m, section 3.3           aux[f"utterance_{name}"]        (b, hidden)
-h_m^c, h_m^p, Eq. 1        aux[f"shared_{name}"],          (b, hidden)
+u_m                        aux[f"utterance_{name}"]        (b, hidden)
+h_m^c, h_m^p               aux[f"shared_{name}"],          (b, hidden)
                            aux[f"private_{name}"]
 u_m hat                    aux[f"rebuilt_{name}"]          (b, hidden)
-L_sim, Eq. 4               `central_moment_discrepancy`    ()
-L_diff, Eq. 5 and 6        `difference`                    ()
+L_sim (CMD)                `central_moment_discrepancy`    ()
+L_diff                     `difference`                    ()
 =========================  ==============================  =========================
 
 Deviations: any modalities; the three losses run over the rows that have the modalities in question. The square in L_diff is
@@ -45,7 +45,7 @@ from affuse.parts.utterances import (
     step_or_mean,
     supervised,
 )
-from affuse.types import Batch, Output, System, Task
+from affuse.types import AffuseError, Batch, Output, System, Task
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class MISAConfig:
 
 
 def central_moment_discrepancy(a: Float[Tensor, "r d"], b: Float[Tensor, "n d"], moments: int = 5) -> Float[Tensor, ""]:
-    """Eq. 4: the distance of the means and of the central moments up to order K, of values in [0, 1]."""
+    """CMD: the distance of the means and of the central moments up to order K, of values in [0, 1]."""
     # vector_norm's gradient at 0 is 0: one row has no central moments.
     total = torch.linalg.vector_norm(a.mean(0) - b.mean(0))
     a, b = a - a.mean(0), b - b.mean(0)
@@ -91,7 +91,7 @@ def central_moment_discrepancy(a: Float[Tensor, "r d"], b: Float[Tensor, "n d"],
 
 
 def difference(a: Float[Tensor, "r d"], b: Float[Tensor, "r d"]) -> Float[Tensor, ""]:
-    """Eq. 5: the squared products of the columns of two matrices, their rows centred and then of unit length."""
+    """L_diff of one pair: the squared products of the columns of two matrices, their rows centred and then of unit length."""
     a = functional.normalize(a - a.mean(0), dim=1, eps=1e-6)
     b = functional.normalize(b - b.mean(0), dim=1, eps=1e-6)
     return (a.T @ b).square().mean()
@@ -128,6 +128,8 @@ class MISA(System):
         self.config, self.task, self.modalities = config, task, tuple(config.modalities)
         need(self.modalities, config.widths)
         hidden, names = config.hidden, self.modalities
+        if hidden < 2 or hidden % 2:
+            raise AffuseError(f"hidden is shared out among 2 heads of attention: make it even; got {hidden}")
         self.text = None
         self.widths = {name: config.widths[name] for name in names}
         if config.text_encoder is not None:

@@ -7,14 +7,14 @@ MMSA (thuiar/MMSA), MOSI.
 ===========================  ==============================  ==========================
 in the paper                 here                            shape
 ===========================  ==============================  ==========================
-X hat, Eq. 1                 `sequences[name]`               (r, t, width)
-Z_(beta -> alpha), Eq. 3-6   `crossmodal[f"{target}_{source}"]`  (r, t of target, width)
-Z_alpha, section 3.4         `own[name]`                     (r, t, (m - 1) width)
-last elements, section 3.4   `vectors[name]`                 (b, (m - 1) width)
+X hat                        `sequences[name]`               (r, t, width)
+Z_(beta -> alpha)            `crossmodal[f"{target}_{source}"]`  (r, t of target, width)
+Z_alpha                      `own[name]`                     (r, t, (m - 1) width)
+last elements                `vectors[name]`                 (b, (m - 1) width)
 ===========================  ==============================  ==========================
 
 The crossmodal transformer is `TransformerEncoder` of `parts/sequences.py` with a source: queries of the target, keys and values
-of the source's low-level features at every layer (Eq. 5).
+of the source's low-level features at every layer.
 
 Deviations: any two or more modalities, all ordered pairs of them. Convolutions keep the length (the released code's shorten
 it by their kernel less one). No attention mask of the future by default: the paper has none, the released code has one

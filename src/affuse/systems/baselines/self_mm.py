@@ -9,10 +9,10 @@ in the paper                 here                              shape
 ===========================  ================================  =======================
 F_s, F_m*, F_s*              `vectors`, aux["fused"],          (b, width)
                              aux[f"features_{name}"]
-C_i^p, C_i^n, Eq. 7 and 8    `Centres.positive`, `.negative`   (k, width)
-alpha_i, Eq. 10              `Centres.relative_distance`       (r, k)
-y_s, Eq. 13 and 14           `moved_label`                     (r, k)
-W_s^i, Eq. 16                `weight` in the loss              (r,)
+C_i^p, C_i^n                 `Centres.positive`, `.negative`   (k, width)
+alpha_i                      `Centres.relative_distance`       (r, k)
+y_s                          `moved_label`                     (r, k)
+W_s^i                        `weight` in the loss              (r,)
 ===========================  ================================  =======================
 
 k is 1 in a regression: its positive side are the labels above 0, its negative side those below.
@@ -21,7 +21,7 @@ Deviations: the paper keeps a table with a label of every training sample and mo
 epochs, and takes the centres over the whole table after each epoch. Here nothing is kept by sample: the centres are
 exponential averages over batches (buffers, so that a checkpoint holds them), sides are those of the human label, and labels
 follow from the centres at each step, from `warmup_steps` on (the paper: from the second epoch on). Until then all labels are
-human ones, and by Eq. 16 of no weight. A classification is our extension: one side by class, its rows against all others, and
+human ones, and then weigh nothing. A classification is our extension: one side by class, its rows against all others, and
 moved one-hot labels, clipped and normalised. Text features go through a reader; the paper's is BERT's [CLS]. An absent
 modality is the vector 0 in the fusion and has no answer alone.
 """
@@ -122,7 +122,7 @@ class Centres(nn.Module):
             self.known[:, column] |= count > 0
 
     def relative_distance(self, features: Float[Tensor, "r d"]) -> Float[Tensor, "r k"]:
-        """Eq. 9 and 10: alpha, how much farther from the negative than from the positive centre; 0 where one is unknown."""
+        """alpha: how much farther from the negative than from the positive centre; 0 where one is unknown."""
         scale = math.sqrt(features.shape[1])
         positive = (features[:, None] - self.positive).square().sum(2) / scale  # r k
         negative = (features[:, None] - self.negative).square().sum(2) / scale
@@ -133,7 +133,7 @@ class Centres(nn.Module):
 def moved_label(
     label: Float[Tensor, "r k"], alpha_m: Float[Tensor, "r k"], alpha_s: Float[Tensor, "r k"]
 ) -> Float[Tensor, "r k"]:
-    """Eq. 13 and 14: the label of a modality, the mean of what ratio and difference of the alphas say; unmoved where alpha_m
+    """y_s: the label of a modality, the mean of what ratio and difference of the alphas say; unmoved where alpha_m
     is 0.
     """
     delta = (alpha_s - alpha_m) / 2 * (label + alpha_m) / torch.where(alpha_m == 0, 1.0, alpha_m)
@@ -190,7 +190,7 @@ class SelfMM(System):
         return Output(unanswered_as_nan(self.fused_head(fused), answered), answered, unimodal=unimodal, aux=aux)
 
     def loss(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """Eq. 15 and 16: the task's loss, and ``unimodal``: each modality's, from its own label, weighed by how far that lies
+        """The task's loss, and ``unimodal``: each modality's, from its own label, weighed by how far that lies
         from the human one.
         """
         terms = supervised(self, output, batch)

@@ -13,7 +13,7 @@ z^m = [z^l;1] x ...      `tensor_fusion`         (b, product of (k_m + 1))
 
 Deviations: any modalities. An absent modality is the vector 0, so that of its factor [0; 1] only the 1 is left: the tensor
 holds what the others have among themselves. A regression whose task has a range is bounded to it by a sigmoid, as in the
-paper (section 4.3), and trained by L1.
+paper's sentiment inference subnetwork, and trained by L1.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class TFNConfig:
 
 
 def tensor_fusion(vectors: Sequence[Float[Tensor, "b _"]]) -> Float[Tensor, "b f"]:
-    """Section 3.2: the outer product of the vectors, each with a 1 appended, flattened; the last vector varies fastest."""
+    """The tensor fusion layer: the outer product of the vectors, each with a 1 appended, the last varying fastest."""
     product = vectors[0].new_ones(len(vectors[0]), 1)
     for vector in vectors:
         factor = functional.pad(vector, (0, 1), value=1.0)  # b (k + 1)
