@@ -125,7 +125,7 @@ class Decoder:
     def __init__(self, file: WordFile, size: tuple[int, int]) -> None:
         self.file = file
         self.width, self.height = size
-        self.next = 0  # word
+        self.next = self.given_back = 0  # words
         self.native = active_form()[0] == "native"
         self.state: State = dict.fromkeys(STATE, 0)
         self.state.update(row=-1, latest=-(2**63))
@@ -155,7 +155,9 @@ class Decoder:
             decode = self._natively if self.native else self._by_numpy
             filled += decode(piece, tuple(column[filled:] for column in columns))
             self.next += self.state["words"]
-            self.file.done(self.next)
+            if (self.next - self.given_back) * self.file.words.itemsize >= PIECE or self.ended:
+                self.file.done(self.next)
+                self.given_back = self.next
         return filled
 
     def most_events(self) -> int:
