@@ -1,5 +1,6 @@
 """Data sets as users have them on disk, and the synthetic worlds. The names are those of a recipe's ``data`` section."""
 
+from affuse.data.features import Features
 from affuse.data.mintrec import MIntRec
 from affuse.data.mmmo_youtube import MMMOYouTube
 from affuse.data.mmsa import MMSA
@@ -20,4 +21,5 @@ DATASETS = {
     "mmsa": MMSA,
     "mult_glove": MulTGloVe,
     "mintrec": MIntRec,
+    "features": Features,
 }
