@@ -1,17 +1,25 @@
 """How fast is the selective scan, and how much memory does it take, beside mambapy's parallel scan?
 
-    python benchmarks/scan.py [--threads 1] [--rounds 7] [--part pairs|length|threads|memory|all] [--out benchmarks/scan.json]
+    python benchmarks/scan.py [--threads 1] [--rounds 7] [--part pairs|floor|length|threads|memory|all] [--out FILE]
 
 Peer: mambapy (the extra ``bench``). Its ``pscan`` takes decays and driven inputs of shape (b, t, d, n); making them, and the
 product with C, belong to the operation and are timed, written as in its own Mamba block. No direct path D, no first state.
+
+Floor of the native forward pass: its vector operations, each charged as one multiply-add at the rate this processor reaches
+with 12 of them in flight. For a vector of channels, a state takes 12 with AVX-512 (delta A, 8 for the exponential, B, the
+recurrence, C) and 15 with AVX2, whose exponential has to bound and to scale by itself; a step takes 1 (delta u). Channels
+count in whole vectors. Loads, stores and the memory itself are not in it.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +32,22 @@ from affuse.ops.selective_scan import selective_scan
 
 N = 16
 SHORT = [(b, t, d) for b, d in ((1, 256), (1, 1024), (8, 512)) for t in (1, 2, 4, 8, 16)]
+LENGTHS = (256, 512, 1024, 2048, 4096, 8192)
+FLOORS = [  # b, t, d, n
+    *((1, 256, 512, n) for n in (1, 4, 8, 12, 16, 24, 32)),
+    *((1, 256, d, 16) for d in (67, 129, 1023)),
+    (8, 64, 512, 16), (8, 256, 512, 16),
+]  # fmt: skip
 LONG = [(8, 64, 512), (8, 256, 512)]
 FORMS = ["reference", "chunked", *(["native"] if native.available()[0] else [])]
 
 
-def operands(b: int, t: int, d: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+def operands(b: int, t: int, d: int, dtype: torch.dtype = torch.float32, n: int = N) -> list[Tensor]:
     """u, delta, A, B, C."""
     generator = torch.Generator().manual_seed(0)
     made = lambda *shape: torch.randn(shape, generator=generator)  # noqa: E731
     delta = torch.nn.functional.softplus(made(b, t, d) - 2)
-    return [x.to(dtype) for x in (made(b, t, d), delta, -torch.exp(made(d, N)), made(b, t, N), made(b, t, N))]
+    return [x.to(dtype) for x in (made(b, t, d), delta, -torch.exp(made(d, n)), made(b, t, n), made(b, t, n))]
 
 
 def mambapy_scan(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
@@ -94,15 +108,52 @@ def pairs(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
+def _least(run: Callable[[], Any], rounds: int) -> float:
+    """Seconds of this thread's own time that a call takes at least: a busy neighbour only ever adds."""
+    found = []
+    for _ in range(10 * rounds):
+        start = time.thread_time()
+        run()
+        found.append(time.thread_time() - start)
+    return min(found)
+
+
+def floor(rounds: int) -> list[dict[str, Any]]:
+    """How many times its floor of vector operations the native forward pass takes."""
+    rows: list[dict[str, Any]] = []
+    before = os.environ.get("AFFUSE_VECTORS")
+    for name, of_state in (("avx512", 12), ("avx2", 15)) if "native" in FORMS else ():
+        os.environ["AFFUSE_VECTORS"] = name  # read by the library at each call
+        if native.instructions() != name:
+            continue
+        multiply_add = native.function("affuse_scan_multiply_add", "if", "i")
+        lanes, many = multiply_add(1, 0.5), 10000
+        for b, t, d, n in FLOORS:
+            run = call("native", operands(b, t, d, n=n), False)
+            operations = b * t * -(-d // lanes) * (of_state * n + 1)
+            least, peak = _least(run, rounds), _least(partial(multiply_add, many, 0.5), rounds) / (12 * many)
+            row = {"part": "floor", "instructions": name, "shape": (b, t, d, n), "us": 1e6 * least}
+            rows.append(row | {"Gvectors/s at peak": 1e-9 / peak, "times the floor": least / (operations * peak)})
+            print(rows[-1], flush=True)
+    os.environ.pop("AFFUSE_VECTORS")
+    if before is not None:
+        os.environ["AFFUSE_VECTORS"] = before
+    return rows
+
+
 def length(rounds: int) -> list[dict[str, Any]]:
-    """Microseconds a step, as t grows."""
-    rows = []
-    for t in (256, 1024, 8192):
-        shape = (1, t, 256)
-        names = FORMS[1:]
-        found = side_by_side({name: call(name, operands(*shape), True) for name in names}, rounds)
-        rows.append({"part": "length", "shape": shape} | {f"{k}_us_a_step": 1e6 * found[k].median / t for k in names})
-        print(rows[-1], flush=True)
+    """Microseconds and peak memory a step, as t grows; all lengths in one run, so that a busy machine slows all alike."""
+    rows: list[dict[str, Any]] = []
+    for name in FORMS[1:]:
+        found = side_by_side({str(t): call(name, operands(1, t, 256), True) for t in LENGTHS}, rounds)
+        shortest = min(found[str(LENGTHS[0])].seconds) / LENGTHS[0]
+        for t in LENGTHS:
+            row: dict[str, Any] = {"part": "length", "form": name, "shape": (1, t, 256)}
+            row["us_a_step"] = 1e6 * min(found[str(t)].seconds) / t
+            row["over_t_256"] = row["us_a_step"] / (1e6 * shortest)
+            row["kib_a_step"] = 1024 * _peak_of(name, (1, t, 256)) / t
+            rows.append(row)
+            print(row, flush=True)
     return rows
 
 
@@ -125,15 +176,18 @@ def two_threads(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
+def _peak_of(name: str, shape: tuple[int, int, int]) -> float:
+    command = [sys.executable, __file__, "--peak", name, *(str(x) for x in shape)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
 def memory() -> list[dict[str, Any]]:
     """Growth of peak memory by the first training call of a process: outputs and gradients are in it."""
     rows = []
     for shape in LONG:
         row: dict[str, Any] = {"part": "memory", "shape": shape}
         for name in (*FORMS, "mambapy"):
-            size = [str(x) for x in shape]
-            command = [sys.executable, __file__, "--peak", name, *size]
-            row[f"{name}_mib"] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            row[f"{name}_mib"] = _peak_of(name, shape)
         rows.append(row)
         print(row, flush=True)
     return rows
@@ -150,7 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--part", choices=("pairs", "length", "threads", "memory", "all"), default="all")
+    parser.add_argument("--part", choices=("pairs", "floor", "length", "threads", "memory", "all"), default="all")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--peak", nargs=4, metavar=("FORM", "B", "T", "D"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -162,6 +216,7 @@ def main() -> None:
     parts = {
         "memory": memory,
         "pairs": lambda: pairs(arguments.rounds),
+        "floor": lambda: floor(arguments.rounds),
         "length": lambda: length(arguments.rounds),
         "threads": lambda: two_threads(arguments.rounds),
     }

@@ -167,3 +167,10 @@ AFFUSE_EXPORT int64_t affuse_scan_backward(const int64_t* all) {
   shared_scratch.trim(kept), own_scratch.trim(kept);
   return failed;
 }
+
+// 12 multiply-adds of whole vectors a round, none waiting for another: the benchmark times them. Returns the lanes of a vector.
+AFFUSE_EXPORT int64_t affuse_scan_multiply_add(int64_t rounds, float by) {
+  static std::atomic<float> seen;
+  seen = instance().multiply_add(rounds, by);
+  return instance().width;
+}

@@ -56,6 +56,7 @@ struct ScanInstance {
   void (*forward)(const ScanForward&, const ScanPart&, float* scratch);
   void (*backward)(const ScanBackward&, const ScanPart&, float* scratch);
   void (*unpack)(const ScanShape&, const float* packed, float* rows);  // from (block, n, width) to (d, n)
+  float (*multiply_add)(int64_t rounds, float by);  // 12 independent multiply-adds a round: what the benchmark calls peak
 };
 
 extern const ScanInstance scan_plain;

@@ -61,7 +61,7 @@ struct V {
 
 }  // namespace
 
-const ScanInstance scan_avx2 = {V::W, forward_scratch, backward_scratch, forward, backward, unpack_all};
+const ScanInstance scan_avx2 = {V::W, forward_scratch, backward_scratch, forward, backward, unpack_all, multiply_add};
 
 }  // namespace affuse
 

@@ -23,7 +23,7 @@ struct Size {
 
 struct V {
   using type = __m512;
-  static constexpr int W = 16, FORWARD = 16, BACKWARD = 8;
+  static constexpr int W = 16, FORWARD = 8, BACKWARD = 8;
   static __mmask16 mask(int lanes) { return static_cast<__mmask16>((1u << lanes) - 1u); }
   static type load(const float* p) { return _mm512_loadu_ps(p); }
   static type load_some(const float* p, int lanes) { return _mm512_maskz_loadu_ps(mask(lanes), p); }
@@ -53,7 +53,7 @@ struct V {
 
 }  // namespace
 
-const ScanInstance scan_avx512 = {V::W, forward_scratch, backward_scratch, forward, backward, unpack_all};
+const ScanInstance scan_avx512 = {V::W, forward_scratch, backward_scratch, forward, backward, unpack_all, multiply_add};
 
 }  // namespace affuse
 

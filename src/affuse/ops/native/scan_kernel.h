@@ -108,7 +108,6 @@ void forward_chunk(Row u, Row delta, Row B, Row C, const float* A, const float* 
       forward_pass<N, Tail>(u, delta, {B.p + k, B.by}, {C.p + k, C.by}, A + k * V::W, D, k == 0, h + k * V::W, y, y_by,
                             steps, lanes);
   };
-  if constexpr (V::FORWARD >= 16) pass(Size<16>{});
   if constexpr (V::FORWARD >= 8) pass(Size<8>{});
   pass(Size<4>{}), pass(Size<2>{}), pass(Size<1>{});
 }
@@ -221,7 +220,6 @@ void backward_chunk(const Block& x, int64_t steps, int64_t n, int lanes) {
       states_pass<N, Tail>(x.u, x.delta, {x.B.p + k, x.B.by}, x.A + k * V::W, x.decays + k * V::W, x.states + k * V::W,
                            panel, steps, lanes);
   };
-  if constexpr (V::FORWARD >= 16) again(Size<16>{});
   if constexpr (V::FORWARD >= 8) again(Size<8>{});
   again(Size<4>{}), again(Size<2>{}), again(Size<1>{});
   k = 0;
@@ -316,4 +314,14 @@ void backward(const ScanBackward& a, const ScanPart& part, float* scratch) {
 void unpack_all(const ScanShape& s, const float* packed, float* rows) {
   for (int64_t block = 0; block < s.blocks(); ++block)
     unpack(packed + block * s.n * V::W, s.n, lanes_of(s, block), rows + block * V::W * s.n);
+}
+
+float multiply_add(int64_t rounds, float by) {
+  T x[12];
+  for (int i = 0; i < 12; ++i) x[i] = V::set1(float(i));
+  const T factor = V::set1(by);
+  for (; rounds > 0; --rounds)
+    for (int i = 0; i < 12; ++i) x[i] = V::fma(x[i], factor, factor);
+  for (int i = 1; i < 12; ++i) x[0] = V::add(x[0], x[i]);
+  return V::sum(x[0]);
 }

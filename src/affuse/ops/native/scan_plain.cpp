@@ -59,6 +59,6 @@ struct V {
 
 }  // namespace
 
-const ScanInstance scan_plain = {V::W, forward_scratch, backward_scratch, forward, backward, unpack_all};
+const ScanInstance scan_plain = {V::W, forward_scratch, backward_scratch, forward, backward, unpack_all, multiply_add};
 
 }  // namespace affuse
