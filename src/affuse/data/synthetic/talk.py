@@ -67,14 +67,14 @@ class Talk:
     """
 
     task: Literal["regression", "classification"] = "regression"
-    train_utterances: int = 1200
+    train_utterances: int = 2400
     validation_utterances: int = 300
     test_utterances: int = 600
-    train_speakers: int = 40
+    train_speakers: int = 60
     validation_speakers: int = 10
     test_speakers: int = 20
-    strength: float = 6.0
-    weakest: float = 0.6
+    strength: float = 10.0
+    weakest: float = 1.0
     wander: float = 0.7
     world_seed: int | None = None
 
