@@ -1,5 +1,6 @@
 """The published tables of EMOE are data, and each row of Tables 4 to 6 and each axis of Figure 4 is a setting."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from affuse.recipe import resolve
+from affuse.recipe import load_recipe, resolve
 from affuse.systems.emoe import EMOE, EMOEConfig
 from affuse.types import Batch, Sample, Task
 
@@ -114,3 +115,26 @@ def test_every_axis_of_figure_4_is_a_setting_that_changes_the_loss() -> None:
     assert set(figure["axes"]) == {"alpha", "lambda1", "lambda2", "temperature"}
     for axis in figure["axes"]:
         assert abs(total(**{axis: 0.5}) - total()) > 1e-5, axis
+
+
+@pytest.mark.parametrize("name", ["mosi_aligned", "mosi_unaligned", "mosei_aligned", "mosei_unaligned", "mintrec"])
+def test_the_recipes_have_the_settings_of_section_4(name: str) -> None:
+    recipe = load_recipe(ROOT / "recipes" / "emoe" / f"{name}.yaml", ["--data.root", "nowhere"])
+    said = PUBLISHED["protocol"]
+    assert (recipe.training.batch_size, recipe.training.epochs) == (said["batch_size"], said["epochs"])
+    base = {key: getattr(recipe.system, key) for key in PUBLISHED["base"]}
+    assert base == PUBLISHED["base"]
+    assert recipe.training.select_on == "validation"
+    if name != "mintrec":
+        data: Any = recipe.data
+        assert f"{data.dataset}_{data.alignment}" == name
+
+
+def test_the_recipes_of_mosi_build_the_released_network_too() -> None:
+    """On the meta device, without a text encoder: its 197 million parameters of the router alone need no memory there."""
+    for name, inputs in {"mosi_aligned": 50 * (768 + 5 + 20), "mosei_unaligned": 50 * (768 + 74 + 35)}.items():
+        recipe = load_recipe(ROOT / "recipes" / "emoe" / f"{name}.yaml", ["--data.root", "nowhere"])
+        config = dataclasses.replace(recipe.system, variant="as_released", text_encoder=None)
+        with torch.device("meta"):
+            router: Any = EMOE(config, Task("regression")).trunk.router
+        assert router.hidden.in_features == inputs

@@ -162,6 +162,10 @@ class EMOE(System):
             total = total + config.lambda2 * terms["ud"]  # Eq. 12
         return {**terms, "total": total}
 
+    def pretrained_parts(self) -> list[nn.Module]:
+        """The text encoder, where there is one."""
+        return [] if self.text is None else [self.text]
+
     @torch.no_grad()
     def importance(self, output: Output, batch: Batch) -> Float[Tensor, "b m"]:
         """I of Eq. 5: how well each modality alone answered each row; zero in rows without answer or target.
