@@ -39,6 +39,11 @@ struct State {
   int64_t words;                    // words decoded in this call
 };
 
+// Counts an event that is left out, before it is counted as seen.
+AFFUSE_INLINE void note_bad(State& s, int64_t t, int64_t column, int64_t row, bool outside) {
+  if (s.bad++ == 0) s.first = s.events, s.first_t = t, s.first_x = column, s.first_y = row, s.first_outside = outside;
+}
+
 // Columns of sound events, of which `capacity` fit.
 struct Columns {
   int64_t* t_us;
@@ -55,8 +60,8 @@ struct Columns {
     if (!outside && t >= s.latest) {
       s.latest = t;
       ++count;
-    } else if (s.bad++ == 0) {
-      s.first = s.events, s.first_t = t, s.first_x = column, s.first_y = row, s.first_outside = outside;
+    } else {
+      note_bad(s, t, column, row, outside);
     }
     ++s.events;
   }
@@ -132,14 +137,48 @@ AFFUSE_INLINE void decode_evt2(const Words<uint32_t> words, int64_t n, State& st
   state = s, columns = out;
 }
 
+// Rows, single events and lower bits of time come in no order that a processor could foresee, so these do without branches:
+// every word is written as an event, and counted if it is one. Ends before any other word and before a bad event.
+AFFUSE_INLINE int64_t single_events(const Words<uint16_t> words, int64_t i, int64_t n, State& s, Columns& out) {
+  int64_t* __restrict t_to = out.t_us + out.count;
+  int32_t* __restrict x_to = out.x + out.count;
+  int32_t* __restrict y_to = out.y + out.count;
+  int8_t* __restrict p_to = out.p + out.count;
+  const int32_t width = static_cast<int32_t>(out.width), height = static_cast<int32_t>(out.height);
+  const int64_t base = s.high << 12, room = out.capacity - out.count;
+  int64_t latest = s.latest, count = 0;
+  int32_t row = static_cast<int32_t>(s.row), most_x = 0, most_y = 0;
+  uint32_t low = static_cast<uint32_t>(s.low);
+  for (; i < n && count < room; ++i) {
+    const uint32_t word = words[i], kind = word >> 12, value = word & 0xFFF;
+    const int32_t column = static_cast<int32_t>(value & 0x7FF);
+    row = kind == 0 ? column : row;
+    low = kind == 6 ? value : low;
+    const int64_t t = base | low;
+    const bool single = kind == 2, good = (column < width) & (row < height) & (t >= latest);
+    if (!((kind == 0) | (kind == 6) | (single & good))) break;
+    t_to[count] = t, x_to[count] = column, y_to[count] = row;
+    p_to[count] = static_cast<int8_t>(static_cast<int32_t>(value >> 11 << 1) - 1);
+    latest = single ? t : latest;
+    most_x = std::max(most_x, single ? column : 0), most_y = std::max(most_y, single ? row : 0);
+    count += single;
+  }
+  s.row = row, s.low = low, s.latest = latest;
+  s.most_x = std::max<int64_t>(s.most_x, most_x), s.most_y = std::max<int64_t>(s.most_y, most_y);
+  s.events += count, out.count += count;
+  return i;
+}
+
 AFFUSE_INLINE void decode_evt3(const Words<uint16_t> words, int64_t n, State& state, Columns& columns_of) {
   constexpr int64_t vector = 12;  // events of one word
   State s = state;
   Columns out = columns_of;
   int64_t i = 0;
   for (; i < n && out.count + vector <= out.capacity; ++i) {
-    const uint32_t word = words[i], value = word & 0xFFF;
-    switch (word >> 12) {
+    if (s.timed && s.row >= 0) i = single_events(words, i, n, s, out);
+    if (i == n || out.count + vector > out.capacity) break;
+    const uint32_t word = words[i], kind = word >> 12, value = word & 0xFFF;
+    switch (kind) {
       case 0: s.row = value & 0x7FF; break;
       case 2:
         if (s.timed && s.row >= 0)
@@ -147,12 +186,26 @@ AFFUSE_INLINE void decode_evt3(const Words<uint16_t> words, int64_t n, State& st
         else
           ++s.untimed;
         break;
+      case 6: s.low = value; break;
       case 3: s.based = 1, s.column = value & 0x7FF, s.sign = value >> 11; break;
       case 4:
       case 5: {
-        const int64_t columns = word >> 12 == 4 ? 12 : 8;
+        const int64_t columns = kind == 4 ? 12 : 8;
         int64_t column = s.column;
-        for (uint32_t bits = value & ((1u << columns) - 1); bits != 0; bits >>= 1, ++column) {
+        uint32_t bits = value & ((1u << columns) - 1);
+        const int64_t t = s.high << 12 | s.low;
+        if (s.timed && s.based && s.row >= 0 && s.row < out.height && column + vector <= out.width && t >= s.latest && bits) {
+          const int64_t before = out.count;  // all are sound: no branch for each bit
+          for (int64_t bit = 0; bit < vector; ++bit) {
+            out.t_us[out.count] = t, out.x[out.count] = static_cast<int32_t>(column + bit);
+            out.y[out.count] = static_cast<int32_t>(s.row), out.p[out.count] = s.sign ? 1 : -1;
+            out.count += bits >> bit & 1;
+          }
+          s.events += out.count - before, s.latest = t;
+          s.most_x = std::max<int64_t>(s.most_x, out.x[out.count - 1]), s.most_y = std::max(s.most_y, s.row);
+          bits = 0;
+        }
+        for (; bits != 0; bits >>= 1, ++column) {
           if ((bits & 1) == 0) continue;
           if (s.timed && s.row >= 0 && s.based)
             out.take(s, s.high << 12 | s.low, column, s.row, s.sign);
@@ -162,7 +215,6 @@ AFFUSE_INLINE void decode_evt3(const Words<uint16_t> words, int64_t n, State& st
         s.column += columns;
         break;
       }
-      case 6: s.low = value; break;
       case 8: {
         const int64_t before = s.high, timed = s.timed;
         follow(s, value, 12);
