@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, others = parser.parse_known_args(plain)
     overrides = [*settings, *others]
     arguments.command = shlex.join(["affuse", *words])
-    if overrides and arguments.verb not in ("fit", "evaluate", "predict"):
+    if overrides and arguments.verb not in ("fit", "evaluate", "predict", "data"):
         parser.error(f"unknown arguments: {' '.join(overrides)}")
     try:
         return arguments.run(arguments, overrides)
@@ -91,6 +91,14 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--root", type=Path, help="its folder")
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(run=_doctor)
+
+    data = verbs.add_parser("data", help="convert feature files into safetensors and JSON", allow_abbrev=False)
+    data.add_argument("action", choices=("convert",))
+    data.add_argument("name", metavar="NAME", help="mmsa, mult_glove, mintrec, mosi_utterances or mmmo_youtube")
+    data.add_argument("root", metavar="ROOT", type=Path, help="its folder; its settings follow as --data.key value")
+    data.add_argument("out", metavar="OUT", type=Path, help="the folder to make")
+    data.add_argument("--seed", type=int, default=0)
+    data.set_defaults(run=_data)
 
     events = verbs.add_parser("events", help="simulate events from a video, or describe an event file")
     events.add_argument("source", metavar="VIDEO | info", help="a video, or the word info")
@@ -160,6 +168,21 @@ def _doctor(arguments: argparse.Namespace, _: list[str]) -> int:
     found = doctor.doctor(arguments.data, arguments.root)
     print(json.dumps(found, indent=2) if arguments.json else doctor.render(found))
     return 1 if doctor.has_errors(found) else 0
+
+
+def _data(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from affuse.data.features import convert
+
+    settings: dict[str, Any] = {}
+    words = list(overrides)
+    while words:
+        key, equals, value = words.pop(0).partition("=")
+        if not key.startswith("--data.") or not (equals or words):
+            raise AffuseError(f"expected --data.key value, got {key!r}")
+        settings[key.removeprefix("--data.")] = value if equals else words.pop(0)
+    out = convert(arguments.name, arguments.root, arguments.out, settings, arguments.seed)
+    print(f"{out}: train on it with data: {{name: features, root: {out}}}")
+    return 0
 
 
 def _events(arguments: argparse.Namespace, _: list[str]) -> int:

@@ -25,7 +25,6 @@ import math
 import os
 import shutil
 import tempfile
-import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +32,7 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+from jsonargparse import ArgumentError, ArgumentParser
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -125,13 +125,14 @@ def convert(
     if name not in CONVERTIBLE:
         raise AffuseError(f"cannot convert {name!r}; choose one of {list(CONVERTIBLE)}")
     kind: Any = DATASETS[name]
-    chosen = {"root": str(root), **_checked(kind, dict(settings or {}))}
     out = Path(out)
     _must_be_free(out)
-    splits = kind(**chosen).splits(seed)
+    config = _configured(kind, Path(root), settings or {})
+    splits = config.splits(seed)
     parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     samples = ((split, source[i]) for split, source in parts.items() for i in range(len(source)))
-    facts = {**splits.facts, "converted_from": {"data": name, "seed": seed, **dict(settings or {})}}
+    chosen = {key: value for key, value in dataclasses.asdict(config).items() if key != "root"}
+    facts = {**splits.facts, "converted_from": {"data": name, "seed": seed, **chosen}}
     return write_features(out, samples, splits.task, str(splits.facts.get("name", name)), facts, splits.synthetic)
 
 
@@ -435,19 +436,18 @@ def _check_target(sample: StoredSample, task: Task, path: Path) -> None:
         )
 
 
-def _checked(kind: Any, settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings by the fields of a configuration; a field with a choice takes no other, a list becomes a tuple."""
-    hints = typing.get_type_hints(kind)
+def _configured(kind: Any, root: Path, settings: Mapping[str, Any]) -> Any:
+    """A data set's configuration from settings of any origin: text from a command line becomes what the field is."""
     fields = [field.name for field in dataclasses.fields(kind) if field.name != "root"]
-    for name, value in settings.items():
+    for name in settings:
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, 1)
+            near = difflib.get_close_matches(str(name), fields, 1)
             raise AffuseError(
                 f"{kind.__name__} has no setting {name!r}; {f'did you mean {near[0]!r}?' if near else fields}"
             )
-        choices = typing.get_args(hints[name]) if typing.get_origin(hints[name]) is typing.Literal else ()
-        if choices and value not in choices:
-            raise AffuseError(f"{kind.__name__}: {name} is one of {list(choices)}, not {value!r}")
-        if isinstance(value, list):
-            settings[name] = tuple(value)
-    return settings
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind, None)
+    try:
+        return kind(**parser.parse_object({"root": str(root), **settings}).as_dict())
+    except ArgumentError as error:
+        raise AffuseError(f"{kind.__name__}: {' '.join(str(error).split())[:200]}") from None
