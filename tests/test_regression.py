@@ -2,20 +2,27 @@
 
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from rich.console import Console
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from affuse import AffuseError, Batch, Output, Sample, System, Task, fit, metrics, runs
+from affuse import AffuseError, Batch, Output, Sample, System, Task, explain, fit, metrics, report, report_samples, runs
+from affuse import evaluate as evaluation
 from affuse.data import DATASETS
 from affuse.data.splits import Splits
 from affuse.evaluate import answers, as_records, evaluate
+from affuse.predict import answer
 from affuse.recipe import Recipe, resolve
+from affuse.signals.events import Events, write_events
 from affuse.systems import SYSTEMS
 
 TASK = Task("regression", value_range=(-3.0, 3.0), units="sentiment")
@@ -329,3 +336,155 @@ def test_a_loss_that_is_no_number_is_a_clear_error(tmp_path: Path, monkeypatch: 
 def test_the_line_of_an_epoch_shows_the_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fit.fit(recipe(epochs=1), tmp_path / "run", progress=False)
     assert "epoch 1/1: loss " in (said := capsys.readouterr().out) and ", MAE " in said
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SYSTEMS, "blend", Blend)
+        patch.setitem(DATASETS, "talks", Talks)
+        return fit.fit(recipe(epochs=3), tmp_path_factory.mktemp("runs") / "run", progress=False)
+
+
+def test_the_report_of_a_regression_holds_every_part_and_nothing_of_a_classification(trained: Path) -> None:
+    page = report.write_report(trained).read_text()
+    found = json.loads((trained / runs.METRICS).read_text())
+    for part in (
+        "Mean absolute error in each condition",
+        "Answer beside truth",
+        "Features in the plane",
+        "t-SNE of what the answer is read from",
+        "Weight beside importance",
+        "Metrics and their rules",
+        "text alone",
+        "audio alone",
+        "Believed the informative sensor",
+        "sentiment",
+        "Training",
+    ):
+        assert part in page, part
+    for absent in ("Recall of each class", "Confusion", "Reliability", "WAR, weighted", "Accuracy (WAR)"):
+        assert absent not in page, absent
+    for name, rule in found["rules"].items():
+        assert rule.replace(">", "&gt;") in page
+        number = found[name]["value"]
+        assert (f"{number:.3f}" if name in ("mae", "corr") else f"{100 * number:.1f} %") in page, name
+    assert "1" in page[page.index("Not answered") :][:40]
+    assert not [colour for colour in report_samples.SERIES if colour in page]
+    assert "://" not in page.replace("http://www.w3.org/", "")
+
+
+def test_without_scikit_learn_features_are_drawn_by_their_principal_components(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
+    page = report.write_report(trained).read_text()
+    assert "PCA of what the answer is read from" in page and "t-SNE" not in page
+
+
+def test_principal_components_keep_the_distances_of_features_in_a_plane(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    flat = generator.normal(size=(30, 2))
+    features = (flat @ np.linalg.qr(generator.normal(size=(6, 2)))[0].T + 3).astype(np.float32)
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
+    points, method = explain.project(features) or pytest.fail("nothing")
+    assert method == "PCA"
+    apart = lambda x: np.linalg.norm(x[:, None] - x, axis=-1)  # noqa: E731
+    np.testing.assert_allclose(apart(points), apart(flat), atol=1e-4)
+
+
+def test_t_sne_keeps_clouds_apart_and_is_always_the_same() -> None:
+    generator = np.random.default_rng(0)
+    features = np.repeat(np.eye(3, 8) * 20, 12, 0).astype(np.float32)
+    features += generator.normal(size=features.shape).astype(np.float32)
+    points, method = explain.project(features) or pytest.fail("nothing")
+    assert method == "t-SNE"
+    np.testing.assert_array_equal(points, explain.project(features)[0])
+    clouds = points.reshape(3, 12, 2)
+    spread = np.linalg.norm(clouds - clouds.mean(1, keepdims=True), axis=-1).max()
+    centres = clouds.mean(1)
+    assert min(np.linalg.norm(centres[i] - centres[j]) for i, j in ((0, 1), (0, 2), (1, 2))) > 2 * spread
+
+
+@pytest.mark.parametrize("features", [np.zeros((0, 3)), np.ones((20, 3)), np.eye(4), np.full((9, 2), np.nan)])
+def test_too_few_or_equal_features_are_not_drawn(features: np.ndarray) -> None:
+    assert explain.project(features.astype(np.float32)) is None
+
+
+def test_features_are_kept_of_evenly_spaced_answered_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "FEATURES_KEPT", 8)
+    system = Blend(Blend.Config(), TASK)
+    records, kept = evaluation.answers_and_features(system, Talk(22, 0), 5, "test")
+    assert len(records) == 22
+    assert kept["row"].tolist() == [0, 3, 6, 9, 12, 15, 18, 21]
+    with torch.no_grad():
+        batch = Batch.collate([Talk(22, 0)[i] for i in range(5, 10)], NAMES)
+        assert torch.equal(kept["features"][2], system(batch).aux["features"][1])
+    monkeypatch.setattr(evaluation, "FEATURES_KEPT", 100)
+    assert 7 not in evaluation.answers_and_features(system, Talk(9, 0), 5, "test")[1]["row"].tolist()
+
+
+def test_a_second_evaluation_leaves_no_features_of_the_first(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert evaluate(trained)["mae"] and (trained / runs.FEATURES).is_file()
+    forward = Blend.forward
+    with monkeypatch.context() as patch:
+        patch.setattr(Blend, "forward", lambda self, batch: replace(forward(self, batch), aux={}))
+        evaluate(trained)
+    assert not (trained / runs.FEATURES).exists()
+    evaluate(trained)
+
+
+def test_broken_features_are_one_clear_line(trained: Path) -> None:
+    whole = (trained / runs.FEATURES).read_bytes()
+    (trained / runs.FEATURES).write_bytes(whole[:20])
+    with pytest.raises(AffuseError, match=r"features\.safetensors: cannot be read"):
+        report.write_report(trained)
+    (trained / runs.FEATURES).write_bytes(whole)
+
+
+def test_the_table_shows_errors_by_condition_and_by_modality_alone(trained: Path) -> None:
+    summary = json.loads((trained / runs.METRICS).read_text())
+    console = Console(width=140, record=True, quiet=False, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115
+    with console.file:
+        console.print(report.report_table(summary))
+    text = console.export_text()
+    rows = {line.strip("│").split("│")[0].strip(): line for line in text.splitlines() if line.startswith("│")}
+    assert list(rows) == ["all", "short", "long", "text alone", "audio alone"]
+    for name, entry in (("all", summary), ("long", summary["per_condition"]["long"])):
+        assert f"{entry['mae']['value']:.3f}" in rows[name] and f"{entry['corr']['value']:.3f}" in rows[name]
+    assert "1 not answered" in text
+
+
+def test_examples_of_sequences_hold_values_and_no_pictures(tmp_path: Path) -> None:
+    source = Talk(10, 0)
+    explain.save_examples(Blend(Blend.Config(), TASK), [source[0], source[4], source[7]], tmp_path / "e.safetensors")
+    with safe_open(tmp_path / "e.safetensors", "pt") as file:
+        assert list(file.keys()) == []
+        examples = json.loads(file.metadata()["examples"])
+    assert [example["value"] is None for example in examples] == [False, False, True]
+    assert examples[1]["weights"] == {"text": 0.0, "audio": 1.0}
+    assert "prediction" not in examples[0]
+
+
+def test_a_file_is_answered_with_a_value_and_its_units(tmp_path: Path) -> None:
+    class Recordings(Talks):
+        def event_clips(self, events: Events) -> list[Sample]:
+            return [Talk(4, 0)[index] for index in range(3)]
+
+    system = Blend(Blend.Config(), TASK).eval()
+    made = dataclasses.replace(recipe(), data=Recordings())
+    run = runs.Run(tmp_path, made, {"task": runs.task_info(TASK)}, system)
+    t_us = np.arange(100, dtype=np.int64)
+    x = np.zeros(100, dtype=np.int64)
+    write_events(Events(t_us, x, x, np.ones(100, dtype=np.int64), 8, 8), tmp_path / "made.npz")
+    record = answer(run, tmp_path / "made.npz")
+    assert json.loads(json.dumps(record)) == record
+    assert (record["status"], record["units"]) == ("ok", "sentiment")
+    assert record["value"] == pytest.approx(np.mean([window["value"] for window in record["windows"]]), abs=1e-5)
+    assert set(record["weights"]["modality"]) == set(NAMES)
+    assert "label" not in record
+    (tmp_path / "film.mp4").touch()
+    with pytest.raises(AffuseError, match="has seen no frames; give it an event file"):
+        answer(run, tmp_path / "film.mp4")
+    with pytest.raises(AffuseError, match="it reads features, not files"):
+        answer(dataclasses.replace(run, recipe=recipe()), tmp_path / "film.mp4")

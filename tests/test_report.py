@@ -193,7 +193,7 @@ def test_report_holds_every_part(run: Path, page: str) -> None:
         assert f"{100 * summary[key]['low']:.1f} to {100 * summary[key]['high']:.1f}" in page
     for part in (
         "Recall of each class",
-        "Accuracy (WAR) in each light",
+        "Accuracy (WAR) in each condition",
         "Confusion",
         "Reliability",
         "Which sensor it believed",
@@ -212,6 +212,22 @@ def test_report_holds_every_part(run: Path, page: str) -> None:
     assert page.count("not answered") >= 1
     for light in LIGHTS:
         assert light in page
+
+
+def test_a_classification_shows_macro_scores_and_the_plane_of_its_features(tmp_path: Path, page: str) -> None:
+    assert "Macro F1" in page and "mean F1 over the classes present" in page
+    assert "Features in the plane" not in page
+    run = write_run(tmp_path / "run")
+    records = predictions()
+    (run / "predictions.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(40, 5, generator=generator) + 4 * torch.tensor([[r["target"]] for r in records[:40]])
+    save_file({"features": features, "row": torch.arange(40)}, run / "features.safetensors")
+    more = report.write_report(run).read_text()
+    parse(more)
+    assert "Features in the plane" in more and "by true class" in more
+    assert "Answer beside truth" not in more and "Weight beside importance" not in more
+    assert not [colour for colour in report_plots.THEME if colour in more]
 
 
 def test_plots_follow_the_colours_of_the_page(page: str) -> None:
@@ -240,7 +256,10 @@ def test_metrics_of_nothing_give_a_report(tmp_path: Path) -> None:
     assert "unknown" in report.write_report(tmp_path).read_text()
 
 
-@pytest.mark.parametrize("broken", ["run.json", "metrics.json", "history.jsonl", "examples.safetensors"])
+@pytest.mark.parametrize(
+    "broken",
+    ["run.json", "metrics.json", "history.jsonl", "predictions.jsonl", "features.safetensors", "examples.safetensors"],
+)
 def test_a_broken_piece_is_one_clear_line_and_leaves_the_old_report(tmp_path: Path, broken: str) -> None:
     run = write_run(tmp_path / "run")
     (run / "report.html").write_text("the old one")

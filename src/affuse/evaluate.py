@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from affuse import explain, metrics, report, runs
 from affuse.data.splits import SampleSource, Splits
 from affuse.types import AffuseError, Batch, Output, Sample, System, Task
+
+FEATURES_KEPT = 1000
 
 
 def batches(source: SampleSource, system: System, batch_size: int) -> Iterator[Batch]:
@@ -21,14 +25,35 @@ def batches(source: SampleSource, system: System, batch_size: int) -> Iterator[B
         yield Batch.collate(samples, system.modalities)
 
 
-@torch.no_grad()
 def answers(system: System, source: SampleSource, batch_size: int, split: str) -> list[dict[str, Any]]:
     """One record a sample: what was asked, what was answered, and the decisions behind it. Plain JSON values."""
+    return answers_and_features(system, source, batch_size, split)[0]
+
+
+@torch.no_grad()
+def answers_and_features(
+    system: System, source: SampleSource, batch_size: int, split: str
+) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:
+    """The records as of `answers`, and what some answers were read from, where the system tells (``aux["features"]``).
+
+    Returns:
+        The records, and ``features`` (n, d) with ``row`` (n), the record of each: of at most `FEATURES_KEPT` evenly spaced
+        samples, those that were answered. Empty where the system gives none.
+    """
     system.eval()
+    step = max(1, math.ceil(len(source) / FEATURES_KEPT))
     records: list[dict[str, Any]] = []
+    kept: list[Tensor] = []
+    rows: list[int] = []
     for batch in batches(source, system, batch_size):
-        records.extend(as_records(system(batch), batch, split))
-    return records
+        output = system(batch)
+        features = output.aux.get("features")
+        if features is not None and features.dim() == 2:
+            chosen = [row for row in range(batch.size) if (len(records) + row) % step == 0 and output.answered[row]]
+            rows += [len(records) + row for row in chosen]
+            kept.append(features[chosen].float().cpu())
+        records.extend(as_records(output, batch, split))
+    return records, {"features": torch.cat(kept), "row": torch.tensor(rows, dtype=torch.int64)} if rows else {}
 
 
 def as_records(output: Output, batch: Batch, split: str) -> list[dict[str, Any]]:
@@ -105,12 +130,13 @@ def evaluate(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 def write_evaluation(path: Path, system: System, splits: Splits, batch_size: int) -> dict[str, Any]:
     """Answers, metrics, example heat maps and the report of a system, written to its run."""
-    records = answers(system, splits.test, batch_size, "test")
+    records, features = answers_and_features(system, splits.test, batch_size, "test")
     summary = metrics.summarise(records, splits.task, system.modalities)
     summary["synthetic"] = splits.synthetic
     summary["facts"] = dict(splits.facts)
     runs.write_lines(path / runs.PREDICTIONS, records)
     runs.write_json(path / runs.METRICS, summary)
+    runs.write_features(features, path / runs.FEATURES)
     explain.save_examples(system, example_samples(splits.test), path / runs.EXAMPLES)
     report.write_report(path)
     return summary

@@ -1,4 +1,4 @@
-"""Grad-CAM: where in a frame the answer was read.
+"""Grad-CAM: where in a frame the answer was read; and features in the plane.
 
 Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, ICCV 2017, equations 1
 and 2. A system takes part by ``spatial_layer(modality)``: the module whose output, (rows x t, d, h', w') for the rows that
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from safetensors.torch import save_file
@@ -88,7 +90,7 @@ def save_examples(system: System, samples: Sequence[Sample], path: Path) -> None
     The file is safetensors. ``{i}/{modality}/input`` (t, c, h, w) and ``{i}/{modality}/heat`` (t, h, w) are float16; a
     modality that is absent, or no sequence of images, or that the system has no spatial layer for, is left out. The metadata's
     ``examples`` is JSON: a list of id, subject, condition, target, prediction (None where not answered), probabilities and
-    modality weights by name.
+    modality weights by name; of a regression, ``value`` instead of prediction and probabilities.
 
     Args:
         samples: which ones, chosen by the caller; none is fine.
@@ -117,6 +119,33 @@ def save_examples(system: System, samples: Sequence[Sample], path: Path) -> None
     temporary = path.with_name(path.name + ".tmp")
     save_file(tensors, temporary, metadata={"examples": json.dumps(examples)})
     os.replace(temporary, path)
+
+
+def project(features: Float[np.ndarray, "n d"]) -> tuple[Float[np.ndarray, "n 2"], str] | None:
+    """Features in the plane, and the name of the method: t-SNE (van der Maaten and Hinton, JMLR 9, 2008), or PCA.
+
+    t-SNE is scikit-learn's (``pip install affuse[explain]``), with perplexity 30 or a third of the samples, started from the
+    principal components, and always the same; without scikit-learn, the first two principal components are drawn.
+
+    Returns:
+        None where there are fewer than five samples, or all are the same.
+    """
+    n = len(features)
+    centred = features.astype(np.float64) - features.mean(0, dtype=np.float64) if n else features
+    if n < 5 or not np.isfinite(centred).all() or np.abs(centred).max(initial=0) < 1e-9:
+        return None
+    try:
+        from sklearn.manifold import TSNE
+    except ImportError:
+        u, s, _ = np.linalg.svd(centred, full_matrices=False)
+        flat = (u * s)[:, :2]
+        return np.pad(flat, ((0, 0), (0, 2 - flat.shape[1]))), "PCA"
+    if features.shape[1] < 2:
+        centred = np.pad(centred, ((0, 0), (0, 1)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of samples that are few or alike
+        points = TSNE(2, perplexity=min(30, (n - 1) / 3), init="pca", random_state=0).fit_transform(centred)
+    return points.astype(np.float64), "t-SNE"
 
 
 def _spatial_layer(system: System, modality: str) -> nn.Module:
@@ -149,14 +178,21 @@ def _score(output: Output, target: int | Tensor | None) -> Tensor:
 
 
 def _describe(system: System, output: Output, row: int, sample: Sample) -> dict[str, Any]:
-    answered = bool(output.answered[row])
-    probabilities = output.logits[row].softmax(-1)
+    answered = bool(output.answered[row]) and bool(output.logits[row].isfinite().all())
+    said: dict[str, Any]
+    if output.logits.shape[1] == 1:
+        said = {"value": output.logits[row, 0].item() if answered else None}
+    else:
+        probabilities = output.logits[row].softmax(-1)
+        said = {
+            "prediction": int(probabilities.argmax()) if answered else None,
+            "probabilities": probabilities.tolist() if answered else None,
+        }
     weights = output.weights.get("modality")
     return {
         **{name: _text(sample.meta.get(name)) for name in ("id", "subject", "condition")},
         "target": sample.target,
-        "prediction": int(probabilities.argmax()) if answered else None,
-        "probabilities": probabilities.tolist() if answered else None,
+        **said,
         "weights": {} if weights is None else dict(zip(system.modalities, weights[row].tolist(), strict=True)),
     }
 

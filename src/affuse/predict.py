@@ -48,9 +48,10 @@ def answer(run: runs.Run, file: str | Path, errors: Literal["raise", "drop"] = "
         errors: of bad events in a recording, as `read_events` has it.
 
     Returns:
-        ``status`` (``ok``, ``no face``, ``no answer``), and where ok ``label``, ``probabilities`` by class, ``weights`` (by
-        modality and expert), ``events`` (``simulated``, ``recorded`` or ``absent``) and ``windows``: the same for each clip,
-        with ``start_us`` and ``stop_us`` where there is a clock. Where not ok, ``reason``.
+        ``status`` (``ok``, ``no face``, ``no answer``), and where ok ``label`` and ``probabilities`` by class, or ``value`` and
+        ``units`` of a regression; ``weights`` (by modality and expert), ``events`` (``simulated``, ``recorded`` or
+        ``absent``) and ``windows``: the same for each clip, with ``start_us`` and ``stop_us`` where there is a clock.
+        Where not ok, ``reason``.
 
     Raises:
         AffuseError: the file cannot be read, or is of a kind that this run has never seen.
@@ -67,7 +68,8 @@ def answer(run: runs.Run, file: str | Path, errors: Literal["raise", "drop"] = "
         videos, pictures, events = map(", ".join, (VIDEO_SUFFIXES, PICTURE_SUFFIXES, EVENT_SUFFIXES))
         raise AffuseError(f"{file}: expected a video ({videos}), a picture ({pictures}) or events ({events})")
     if spec is None:
-        raise AffuseError(f"{file}: a run on {run.recipe.data_name!r} has seen no frames; give it an event file")
+        instead = "give it an event file" if hasattr(run.recipe.data, "event_clips") else "it reads features, not files"
+        raise AffuseError(f"{file}: a run on {run.recipe.data_name!r} has seen no frames; {instead}")
     crops, times_us, found = eye_crops(read_video(file), spec.size)  # t s s 3, t, t
     if not found.any():
         frames = "the picture" if suffix in PICTURE_SUFFIXES else f"any of {len(found)} frames"
@@ -134,7 +136,7 @@ def _sample(inputs: dict[str, torch.Tensor], times_us: NDArray[np.int64], spec: 
 
 @torch.no_grad()
 def _summary(run: runs.Run, clips: list[Sample]) -> dict[str, Any]:
-    system, classes = run.system, run.info["task"]["classes"]
+    system, task = run.system, run.system.task
     outputs = [
         system(Batch.collate(clips[start : start + CLIPS_AT_ONCE], system.modalities))
         for start in range(0, len(clips), CLIPS_AT_ONCE)
@@ -142,26 +144,29 @@ def _summary(run: runs.Run, clips: list[Sample]) -> dict[str, Any]:
     answered = torch.cat([output.answered for output in outputs])
     if not bool(answered.any()):
         return {"status": "no answer", "reason": f"the file has none of the modalities {list(system.modalities)}"}
-    probabilities = torch.cat([output.logits for output in outputs])[answered].softmax(-1)  # k c
+    logits = torch.cat([output.logits for output in outputs])[answered]  # k c
+    said = logits if task.kind == "regression" else logits.softmax(-1)  # k c
     weights = {
         name: torch.cat([output.weights[name] for output in outputs])[answered]  # k m, k e, k t
         for name in outputs[0].weights
     }
 
-    def described(distribution: torch.Tensor, of: dict[str, torch.Tensor]) -> dict[str, Any]:
+    def described(saying: torch.Tensor, of: dict[str, torch.Tensor]) -> dict[str, Any]:
         named = {name: rounded(values) for name, values in of.items()}
         if "modality" in named:
             named["modality"] = dict(zip(system.modalities, named["modality"], strict=True))  # type: ignore[assignment]
+        if task.kind == "regression":
+            return {"value": rounded(saying)[0], "units": task.units, "weights": named}
         return {
-            "label": classes[int(distribution.argmax())],
-            "probabilities": dict(zip(classes, rounded(distribution), strict=True)),
+            "label": task.classes[int(saying.argmax())],
+            "probabilities": dict(zip(task.classes, rounded(saying), strict=True)),
             "weights": named,
         }
 
     spoken = [clip for clip, kept in zip(clips, answered.tolist(), strict=True) if kept]
     windows = [
-        {**clip.meta, **described(probabilities[row], {name: values[row] for name, values in weights.items()})}
+        {**clip.meta, **described(said[row], {name: values[row] for name, values in weights.items()})}
         for row, clip in enumerate(spoken)
     ]
-    whole = described(probabilities.mean(0), {name: values.mean(0) for name, values in weights.items()})
+    whole = described(said.mean(0), {name: values.mean(0) for name, values in weights.items()})
     return {"status": "ok", **whole, "windows": windows}

@@ -12,20 +12,40 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file
 
-from affuse import report_plots
+from affuse import report_plots, report_samples
 from affuse.types import AffuseError
+
+NAMES = {
+    "war": "WAR",
+    "uar": "UAR",
+    "macro_precision": "Macro precision",
+    "macro_recall": "Macro recall",
+    "macro_f1": "Macro F1",
+    "mae": "MAE",
+    "corr": "Correlation",
+    "acc2_has0": "Acc-2, has0",
+    "f1_has0": "F1, has0",
+    "acc2_non0": "Acc-2, non0",
+    "f1_non0": "F1, non0",
+    "acc3": "Acc-3",
+    "acc5": "Acc-5",
+    "acc7": "Acc-7",
+}
+IN_UNITS = ("mae", "corr")  # the others are shares, written in percent
 
 
 def write_report(run: Path) -> Path:
     """Write ``report.html`` into a run folder from what the folder holds; what is missing is left out.
 
     Args:
-        run: the folder; it may hold ``run.json``, ``recipe.yaml``, ``metrics.json``, ``history.jsonl`` and
-            ``examples.safetensors``.
+        run: the folder; it may hold ``run.json``, ``recipe.yaml``, ``metrics.json``, ``predictions.jsonl``,
+            ``history.jsonl``, ``features.safetensors`` and ``examples.safetensors``.
 
     Returns:
         The path of the report: one file, without scripts, that fetches nothing.
@@ -36,10 +56,14 @@ def write_report(run: Path) -> Path:
     if not run.is_dir():
         raise AffuseError(f"{run}: no such run folder; affuse fit writes one")
     info, metrics = _read_json(run / "run.json"), _read_json(run / "metrics.json")
-    history = _read_history(run / "history.jsonl")
+    history, records = _read_lines(run / "history.jsonl"), _read_lines(run / "predictions.jsonl")
     facts = metrics.get("facts") or info.get("facts") or {}
     recipe = run / "recipe.yaml"
     classes = list((info.get("task") or {}).get("classes") or metrics.get("per_class") or [])
+    modalities = list(info.get("modalities") or metrics.get("modality_weight") or [])
+    of_samples = report_samples.figures(
+        records, _read_features(run / "features.safetensors"), metrics, modalities, classes
+    )
     page = {
         "title": f"{info.get('system', 'A run')} on {facts['name']}"
         if "name" in facts
@@ -47,7 +71,9 @@ def write_report(run: Path) -> Path:
         "subtitle": _subtitle(run, info, metrics),
         "synthetic": bool(info.get("synthetic") or metrics.get("synthetic")),
         "headline": _headline(metrics),
-        "figures": report_plots.figures(metrics, history, classes),
+        "figures": report_plots.figures(metrics, history, classes, of_samples),
+        "measures": _measures(metrics),
+        "regression": metrics.get("kind") == "regression",
         "examples": _examples(run / "examples.safetensors", classes),
         "tables": _tables({**info, "facts": facts}, metrics),
         "command": "\n".join(
@@ -72,30 +98,37 @@ def write_report(run: Path) -> Path:
 
 
 def report_table(metrics: dict[str, Any]) -> Table:
-    """WAR and UAR with their 95 % intervals, overall and for each light, for the terminal."""
+    """The main metrics with their 95 % intervals, overall, for each condition and for each modality alone, for the terminal.
+
+    They are WAR and UAR of a classification; mean absolute error, correlation and non0 accuracy of a regression.
+    """
     title = "Test" + (" (synthetic world)" if metrics.get("synthetic") else "")
     table = Table(title=title, title_justify="left", caption=_caption(metrics), caption_justify="left")
-    for column, justify in (
-        ("", "left"),
-        ("samples", "right"),
-        ("WAR %", "right"),
-        ("95 %", "left"),
-        ("UAR %", "right"),
-        ("95 %", "left"),
-    ):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
-    rows = [("all", metrics.get("samples"), metrics.get("war"), metrics.get("uar"))]
-    lights = metrics.get("per_condition") or {}
-    rows += [(name, entry.get("samples"), entry, entry.get("uar")) for name, entry in lights.items()]
-    for number, (name, samples, war, uar) in enumerate(rows):
-        cells = [_percent(war), _interval(war), _percent(uar), _interval(uar)]
-        # Text, not markup: a class or a light may be called "[red]".
-        table.add_row(Text(name), "" if samples is None else str(samples), *cells, end_section=number == 0)
+    regression = metrics.get("kind") == "regression"
+    shown = [name for name in ("mae", "corr", "acc2_non0") if name in metrics] if regression else ["war", "uar"]
+    table.add_column("")
+    table.add_column("samples", justify="right")
+    for name in shown:
+        table.add_column(NAMES[name] + ("" if name in IN_UNITS else " %"), justify="right")
+        table.add_column("95 %")
+    rows = [("all", metrics)]
+    # The WAR of a condition stands in the entry itself.
+    rows += [(name, {"war": entry, **entry}) for name, entry in (metrics.get("per_condition") or {}).items()]
+    conditions = len(rows)
+    rows += [(f"{name} alone", entry) for name, entry in (metrics.get("unimodal") or {}).items()]
+    for number, (name, entry) in enumerate(rows, 1):
+        cells = [write(measure, entry.get(measure)) for measure in shown for write in (_number, _interval)]
+        # Text, not markup: a class or a condition may be called "[red]".
+        samples = "" if entry.get("samples") is None else str(entry["samples"])
+        table.add_row(Text(name), samples, *cells, end_section=number in (1, conditions))
     return table
 
 
 def _caption(metrics: Mapping[str, Any]) -> str:
     parts = []
+    macro = [metrics.get(f"macro_{name}") for name in ("precision", "recall", "f1")]
+    if all(macro):
+        parts.append(f"macro precision, recall, F1: {', '.join(_number('macro_f1', entry) for entry in macro)} %")
     if metrics.get("subjects"):
         parts.append(f"{metrics['subjects']} subjects")
     if (metrics.get("crops") or 1) > 1:
@@ -122,13 +155,24 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_history(path: Path) -> list[dict[str, Any]]:
+def _read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     try:
         return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise AffuseError(f"{path}: broken JSON line ({error}); train again, or delete the file") from None
+
+
+def _read_features(path: Path) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
+    if not path.is_file():
+        return None
+    try:
+        tensors = load_file(path)
+        features, rows = tensors["features"].astype(np.float32), tensors["row"].astype(np.int64)
+    except (SafetensorError, OSError, KeyError) as error:
+        raise AffuseError(f"{path}: cannot be read ({error}); write it again with affuse evaluate") from None
+    return (features, rows) if features.ndim == 2 and rows.shape == features.shape[:1] else None
 
 
 def _subtitle(run: Path, info: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
@@ -147,9 +191,11 @@ def _subtitle(run: Path, info: Mapping[str, Any], metrics: Mapping[str, Any]) ->
 
 def _headline(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     cards = []
-    for key, name in (("war", "WAR (accuracy)"), ("uar", "UAR (mean recall of the classes)")):
+    long = {"war": "WAR (accuracy)", "uar": "UAR (mean recall of the classes)", "mae": "Mean absolute error"}
+    for key in ("war", "uar", "mae", "corr", "acc2_non0", "acc7"):
         if metrics.get(key):
-            cards.append({"name": name, "value": _percent(metrics[key], " %"), "note": _note(metrics[key])})
+            name, value = long.get(key, NAMES[key]), _number(key, metrics[key], " %")
+            cards.append({"name": name, "value": value, "note": _note(key, metrics[key])})
     ece = (metrics.get("calibration") or {}).get("ece")
     if ece is not None:
         note = f"{metrics.get('unanswered', 0)} samples not answered"
@@ -158,25 +204,56 @@ def _headline(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     if correlation is not None:
         note = "+1: the more RGB loses, the more the events count"
         cards.append({"name": "Event weight against RGB signal lost", "value": f"{correlation:+.2f}", "note": note})
+    hits = metrics.get("router_on_informative")
+    if hits:
+        note = f"largest weight on the sensor that carries the answer, {hits['samples']} samples"
+        cards.append({"name": "Believed the informative sensor", "value": f"{100 * hits['value']:.1f} %", "note": note})
     return cards
 
 
-def _percent(entry: Mapping[str, Any] | None, unit: str = "") -> str:
+def _measures(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Every metric with its rule, of the whole system and of each modality alone, as the cells of a table."""
+    rules = metrics.get("rules") or {}
+    if not rules:
+        return None
+    alone = metrics.get("unimodal") or {}
+    whole = {"samples": metrics.get("samples"), **metrics}
+    columns = ["", "value", "95 %", *[f"{name} alone" for name in alone], "rule"]
+    rows = [
+        [
+            NAMES[name],
+            _number(name, whole.get(name), " %"),
+            _interval(name, whole.get(name)),
+            *[_number(name, part.get(name), " %") for part in alone.values()],
+            rule,
+        ]
+        for name, rule in rules.items()
+    ]
+    if alone:
+        rows.append(["Samples", _say(whole["samples"]), "", *[_say(part["samples"]) for part in alone.values()], ""])
+    return {"columns": columns, "rows": rows}
+
+
+def _number(name: str, entry: Mapping[str, Any] | None, unit: str = "") -> str:
+    """The value of a metric: in its own units, or in percent."""
     value = (entry or {}).get("value")
-    return "unknown" if value is None else f"{100 * value:.1f}{unit}"
+    if value is None:
+        return "unknown"
+    return f"{value:.3f}" if name in IN_UNITS else f"{100 * value:.1f}{unit}"
 
 
-def _interval(entry: Mapping[str, Any] | None) -> str:
+def _interval(name: str, entry: Mapping[str, Any] | None) -> str:
     entry = entry or {}
     if entry.get("low") is None or entry.get("high") is None:
         return ""
-    return f"{100 * entry['low']:.1f} to {100 * entry['high']:.1f}"
-
-
-def _note(entry: Mapping[str, Any]) -> str:
-    return (
-        f"95 % interval {_interval(entry)}" if _interval(entry) else "interval unknown: too few subjects or recordings"
+    return " to ".join(
+        f"{entry[end]:.3f}" if name in IN_UNITS else f"{100 * entry[end]:.1f}" for end in ("low", "high")
     )
+
+
+def _note(name: str, entry: Mapping[str, Any]) -> str:
+    interval = _interval(name, entry)
+    return f"95 % interval {interval}" if interval else "interval unknown: too few subjects or recordings"
 
 
 def _tables(info: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -188,8 +265,11 @@ def _tables(info: Mapping[str, Any], metrics: Mapping[str, Any]) -> list[dict[st
             ("subjects", "Test subjects"),
             ("crops", "Crops a sample"),
             ("unanswered", "Not answered"),
+            ("without_target", "Without a truth, not measured"),
+            ("value_range", "Scale"),
+            ("units", "Units"),
         )
-        if key in metrics
+        if key in metrics and metrics[key] not in (None, "")
     ]
     environment = dict(info.get("environment") or {})
     packages = environment.pop("packages", None)
@@ -267,18 +347,26 @@ def _examples(path: Path, classes: list[str]) -> list[dict[str, Any]]:
             )
         if strips:
             parts = [part for part in (example.get("condition"), example.get("id")) if part]
-            answer, truth = (_class_name(example.get(key), classes) for key in ("prediction", "target"))
-            correct = answer is not None and answer == truth
+            if "value" in example:
+                answer, truth = (_value(example.get(key)) for key in ("value", "target"))
+                tone = ""
+            else:
+                answer, truth = (_class_name(example.get(key), classes) for key in ("prediction", "target"))
+                tone = "right" if answer is not None and answer == truth else "wrong"
             shown.append(
                 {
                     "name": ", ".join(parts) or f"example {number + 1}",
                     "answer": answer,
                     "truth": truth,
-                    "correct": correct,
+                    "tone": tone,
                     "strips": strips,
                 }
             )
     return shown
+
+
+def _value(value: object) -> str | None:
+    return f"{value:.2f}" if isinstance(value, int | float) else None
 
 
 def _class_name(index: object, classes: list[str]) -> str | None:

@@ -36,13 +36,19 @@ FRAMES = 6  # of an example, at most
 # Every text goes into a figure with parse_math=False: a class may be called "$".
 
 
-def figures(metrics: Mapping[str, Any], history: list[dict[str, Any]], classes: list[str]) -> list[dict[str, Any]]:
+def figures(
+    metrics: Mapping[str, Any],
+    history: list[dict[str, Any]],
+    classes: list[str],
+    of_samples: Sequence[tuple[str, str, Markup | None]] = (),
+) -> list[dict[str, Any]]:
     """Every figure that the numbers allow, in the order of the page.
 
     Args:
         metrics: what `affuse.metrics.summarise` gives; what is missing is not drawn.
         history: one row an epoch.
         classes: names of the classes, in index order.
+        of_samples: title, note and drawing of what stands before the training curves: see `report_samples.figures`.
 
     Returns:
         ``title``, ``note``, ``svg`` and ``wide`` (whether it takes the whole width of the page) of each.
@@ -50,7 +56,8 @@ def figures(metrics: Mapping[str, Any], history: list[dict[str, Any]], classes: 
     counts = "Line: 95 % interval. Grey number: test samples."
     drawn = [
         ("Recall of each class", counts, _bars(metrics.get("per_class"), "support")),
-        ("Accuracy (WAR) in each light", counts, _bars(metrics.get("per_condition"), "samples")),
+        ("Accuracy (WAR) in each condition", counts, _bars(metrics.get("per_condition"), "samples")),
+        ("Mean absolute error in each condition", counts, _errors(metrics.get("per_condition"))),
         (
             "Confusion",
             "Row: true class, in percent of its samples. Column: the answer.",
@@ -61,28 +68,30 @@ def figures(metrics: Mapping[str, Any], history: list[dict[str, Any]], classes: 
             "How often answers of each confidence were right; on the dashed line, confidence can be taken at its word.",
             _reliability(metrics.get("calibration")),
         ),
-        ("Which sensor it believed", "Mean modality weight in each light.", _modality_weight(metrics)),
+        ("Which sensor it believed", "Mean modality weight in each condition.", _modality_weight(metrics)),
         (
             "Which experts worked",
             "Bar: mean weight. Ring: share of samples that chose the expert. Percent.",
             _expert_load(metrics.get("expert_load")),
         ),
+        *of_samples,
         (
             "Training",
-            "Left: loss, on training and validation data. Right: recalls on validation data, percent.",
+            "Left: loss, on training and validation data. Right: the metrics on validation data.",
             _history(history),
         ),
     ]
     shown = [{"title": title, "note": note, "svg": svg, "wide": False} for title, note, svg in drawn if svg]
     for figure in shown:
-        figure["wide"] = figure["title"] == "Training"
+        figure["wide"] = figure["title"] in ("Training", "Weight beside importance")
     narrow = [figure for figure in shown if not figure["wide"]]
     if len(narrow) % 2:
         narrow[-1]["wide"] = True
     return shown
 
 
-def _canvas(height: float, panels: int = 1, width: float = 5.0) -> tuple[Figure, list[Axes]]:
+def canvas(height: float, panels: int = 1, width: float = 5.0) -> tuple[Figure, list[Axes]]:
+    """A figure that lets the page's colour through, and its panels side by side; sizes in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0)
     axes = [figure.add_subplot(1, panels, number + 1) for number in range(panels)]
@@ -94,7 +103,7 @@ def _canvas(height: float, panels: int = 1, width: float = 5.0) -> tuple[Figure,
     return figure, axes
 
 
-def _svg(figure: Figure, label: str) -> Markup:
+def svg(figure: Figure, label: str) -> Markup:
     """The figure as SVG to stand in the page: text stays text, colours follow the page."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
@@ -142,7 +151,7 @@ def _bars(entries: Mapping[str, Any] | None, count: str) -> Markup | None:
     entries = {name: entry for name, entry in (entries or {}).items() if entry.get("value") is not None}
     if not entries:
         return None
-    figure, (axis,) = _canvas(0.6 + 0.36 * max(len(entries), 3))
+    figure, (axis,) = canvas(0.6 + 0.36 * max(len(entries), 3))
     values = [entry["value"] for entry in entries.values()]
     axis.barh(range(len(values)), values, height=0.56, color=BLUE, alpha=0.75)
     for row, entry in enumerate(entries.values()):
@@ -156,7 +165,29 @@ def _bars(entries: Mapping[str, Any] | None, count: str) -> Markup | None:
         axis.text(1.2, row, str(entry.get(count, "")), **where)
     _names(axis, list(entries))
     _percent_axis(axis)
-    return _svg(figure, f"Bars with intervals of {', '.join(entries)}")
+    return svg(figure, f"Bars with intervals of {', '.join(entries)}")
+
+
+def _errors(entries: Mapping[str, Any] | None) -> Markup | None:
+    """Mean absolute errors with their intervals, by condition."""
+    shown = {
+        name: part["mae"] | {"samples": part["samples"]} for name, part in (entries or {}).items() if "mae" in part
+    }
+    shown = {name: part for name, part in shown.items() if part["value"] is not None}
+    if not shown:
+        return None
+    figure, (axis,) = canvas(0.6 + 0.36 * max(len(shown), 3))
+    axis.barh(range(len(shown)), [part["value"] for part in shown.values()], height=0.56, color=BLUE, alpha=0.75)
+    for row, part in enumerate(shown.values()):
+        if part["low"] is not None:
+            axis.plot([part["low"], part["high"]], [row, row], color=INK, linewidth=1.4, solid_capstyle="butt")
+        where: dict[str, Any] = {"va": "center", "transform": axis.get_yaxis_transform()}
+        axis.text(1.03, row, f"{part['value']:.3f}", fontsize=9, color=INK, **where)
+        axis.text(1.2, row, str(part["samples"]), fontsize=8, color=QUIET, **where)
+    _names(axis, list(shown))
+    axis.set_xlim(left=0)
+    axis.grid(axis="x", color=LINE, linewidth=0.8)
+    return svg(figure, f"Errors with intervals of {', '.join(shown)}")
 
 
 def _confusion(counts: list[list[int]] | None, classes: list[str]) -> Markup | None:
@@ -169,7 +200,7 @@ def _confusion(counts: list[list[int]] | None, classes: list[str]) -> Markup | N
     else:
         table = table[:, :-1]
     share = table / np.maximum(table.sum(1, keepdims=True), 1)
-    figure, (axis,) = _canvas(min(0.9 + 0.42 * len(classes), 7))
+    figure, (axis,) = canvas(min(0.9 + 0.42 * len(classes), 7))
     for row, column in np.ndindex(*share.shape):
         value = share[row, column]
         square = {"facecolor": BLUE if row == column else ORANGE, "alpha": 0.06 + 0.84 * value, "edgecolor": "none"}
@@ -180,14 +211,14 @@ def _confusion(counts: list[list[int]] | None, classes: list[str]) -> Markup | N
     _names(axis, classes)
     _names(axis, columns, horizontal=False)
     axis.set_ylim(len(classes) - 0.5, -0.5)
-    return _svg(figure, "Confusion matrix")
+    return svg(figure, "Confusion matrix")
 
 
 def _reliability(calibration: Mapping[str, Any] | None) -> Markup | None:
     bins = (calibration or {}).get("bins") or {}
     if not any(bins.get("count") or []):
         return None
-    figure, (axis,) = _canvas(3.3)
+    figure, (axis,) = canvas(3.3)
     total = sum(bins["count"])
     for low, high, accuracy, count in zip(bins["lower"], bins["upper"], bins["accuracy"], bins["count"], strict=True):
         if count:
@@ -204,7 +235,7 @@ def _reliability(calibration: Mapping[str, Any] | None) -> Markup | None:
     axis.grid(visible=False, axis="x")
     axis.set_xlabel("confidence, %", color=QUIET, fontsize=9)
     axis.set_ylabel("right, %", color=QUIET, fontsize=9)
-    return _svg(figure, "Reliability diagram")
+    return svg(figure, "Reliability diagram")
 
 
 def _modality_weight(metrics: Mapping[str, Any]) -> Markup | None:
@@ -214,7 +245,7 @@ def _modality_weight(metrics: Mapping[str, Any]) -> Markup | None:
     modalities = list(dict.fromkeys(name for part in lights.values() for name in part))
     if len(modalities) < 2:
         return None
-    figure, (axis,) = _canvas(0.95 + 0.36 * max(len(lights), 3))
+    figure, (axis,) = canvas(0.95 + 0.36 * max(len(lights), 3))
     left = np.zeros(len(lights))
     for number, name in enumerate(modalities):
         values = np.array([part.get(name, 0.0) for part in lights.values()])
@@ -239,28 +270,29 @@ def _modality_weight(metrics: Mapping[str, Any]) -> Markup | None:
         left = left + values
     _names(axis, list(lights))
     _percent_axis(axis)
-    return _svg(figure, "Mean modality weight by light")
+    return svg(figure, "Mean modality weight by condition")
 
 
 def _expert_load(load: Mapping[str, Any] | None) -> Markup | None:
     if not load or not load.get("mean_weight"):
         return None
     count = len(load["mean_weight"])
-    figure, (axis,) = _canvas(0.6 + 0.36 * max(count, 3))
+    figure, (axis,) = canvas(0.6 + 0.36 * max(count, 3))
     axis.barh(range(count), load["mean_weight"], height=0.56, color=VIOLET, alpha=0.75)
     axis.scatter(
         load["chosen"], range(count), s=34, facecolors="none", edgecolors=INK, linewidths=1.3, clip_on=False, zorder=3
     )
     _names(axis, [f"expert {number + 1}" for number in range(count)])
     _percent_axis(axis)
-    return _svg(figure, "Expert load")
+    return svg(figure, "Expert load")
 
 
 def _history(history: list[dict[str, Any]]) -> Markup | None:
-    panels = (("train/total", "validation/total"), ("validation/war", "validation/uar"))
+    names = ("war", "uar") if any("validation/war" in row for row in history) else ("mae", "corr")
+    panels = (("train/total", "validation/total"), tuple(f"validation/{name}" for name in names))
     if not any(key in row for row in history for keys in panels for key in keys):
         return None
-    figure, axes = _canvas(2.6, panels=2, width=10.0)
+    figure, axes = canvas(2.6, panels=2, width=10.0)
     for axis, keys in zip(axes, panels, strict=True):
         ends = []
         for number, key in enumerate(keys):
@@ -271,7 +303,9 @@ def _history(history: list[dict[str, Any]]) -> Markup | None:
                 ends.append(
                     (
                         SERIES[number],
-                        key.replace("/total", "").replace("validation/war", "WAR").replace("validation/uar", "UAR"),
+                        key.removesuffix("/total")
+                        if key.endswith("/total")
+                        else {"corr": "correlation"}.get(name := key.removeprefix("validation/"), name.upper()),
                     )
                 )
         for number, (colour, name) in enumerate(ends):
@@ -281,10 +315,10 @@ def _history(history: list[dict[str, Any]]) -> Markup | None:
             _percent_axis(axis, "y")
         else:
             axis.grid(axis="y", color=LINE, linewidth=0.8)
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(bottom=0 if keys[0] == "train/total" else None)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_xlabel("epoch", color=QUIET, fontsize=9)
-    return _svg(figure, "Training curves")
+    return svg(figure, "Training curves")
 
 
 def pictures(images: NDArray[np.float32], everyone: Sequence[NDArray[np.float32]], signed: bool) -> NDArray[np.float32]:

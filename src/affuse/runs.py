@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from affuse.recipe import Recipe, load_recipe
 from affuse.systems import SYSTEMS
@@ -23,6 +24,7 @@ from affuse.types import AffuseError, System, Task
 RECIPE, RUN, WEIGHTS, HISTORY = "recipe.yaml", "run.json", "weights.safetensors", "history.jsonl"
 STATUS = ("running", "interrupted", "complete")
 METRICS, PREDICTIONS, EXAMPLES, CHECKPOINT = "metrics.json", "predictions.jsonl", "examples.safetensors", "last.ckpt"
+FEATURES = "features.safetensors"
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,16 @@ def save_weights(system: System, path: Path) -> None:
     """Weights as safetensors, whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
     save_file({name: tensor.contiguous().clone() for name, tensor in system.state_dict().items()}, temporary)
+    os.replace(temporary, path)
+
+
+def write_features(features: Mapping[str, Tensor], path: Path) -> None:
+    """Feature vectors as safetensors, whole or not at all; where there are none, an old file goes."""
+    if not features:
+        path.unlink(missing_ok=True)
+        return
+    temporary = path.with_name(path.name + ".tmp")
+    save_file({name: tensor.contiguous() for name, tensor in features.items()}, temporary)
     os.replace(temporary, path)
 
 
