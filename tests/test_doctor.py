@@ -46,13 +46,19 @@ def test_installation_is_described_as_plain_json() -> None:
     assert report["versions"]["torch"] != "not installed" and report["findings"] == []
     assert report["extras"]["events"]["pip"] == "pip install 'affuse[events]'"
     assert report["forms"] == active_forms() and "chunked" in report["forms"]["selective_scan"]
-    assert set(report["forms"]) == {"selective_scan", "event images", "spiking neurons", "expert dispatch"}
+    assert set(report["forms"]) == {
+        "selective_scan",
+        "selective_scan on an NVIDIA GPU",
+        "event images and decoding",
+        "spiking neurons",
+        "expert dispatch",
+    }
     assert not has_errors(report) and "selective_scan" in render(report)
 
 
 def test_the_form_that_the_user_chose_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AFFUSE_SCAN", "reference")
-    assert active_forms()["selective_scan"].startswith("reference (AFFUSE_SCAN=reference); chunked, native off")
+    assert active_forms()["selective_scan"].startswith("reference (AFFUSE_SCAN=reference); chunked, native, triton off")
 
 
 def test_a_sound_folder_has_counts_and_no_error(see: Path) -> None:

@@ -102,14 +102,18 @@ def has_errors(report: Mapping[str, Any]) -> bool:
 
 def active_forms() -> dict[str, str]:
     """Which form of each operation runs here, why, and when another one would; a run keeps this beside its numbers."""
+    on_gpu, why_on_gpu = selective_scan.active_form("cuda")
     return {
         name: f"{form} ({why}); {', '.join(other for other in forms if other != form)} off: {variable} chooses"
         for name, variable, forms, (form, why) in (
             ("selective_scan", "AFFUSE_SCAN", selective_scan.FORMS, selective_scan.active_form()),
-            ("event images", "AFFUSE_EVENTS", events.FORMS, events.active_form()),
+            ("event images and decoding", "AFFUSE_EVENTS", events.FORMS, events.active_form()),
             ("spiking neurons", "AFFUSE_LIF", lif.FORMS, lif.active_form()),
         )
-    } | {"expert dispatch": "sparse: only selected experts run; dense is off: exported graphs take it"}
+    } | {
+        "selective_scan on an NVIDIA GPU": f"{on_gpu} ({why_on_gpu})",
+        "expert dispatch": "sparse: only selected experts run; dense is off: exported graphs take it",
+    }
 
 
 def render(report: Mapping[str, Any]) -> str:

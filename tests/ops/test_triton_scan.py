@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from affuse.ops import triton
-from affuse.ops.selective_scan import selective_scan
+from affuse.ops.selective_scan import active_form, selective_scan
 from affuse.ops.triton import scan
 from affuse.ops.triton.scan import selective_scan_stacked, selective_scan_triton
 from affuse.types import AffuseError
@@ -104,6 +104,20 @@ def truth(inputs: list[Tensor], reverse: bool) -> list[Tensor]:
 def furthest(found: list[Tensor], true: list[Tensor]) -> float:
     """The largest relative error (of norms) among the tensors."""
     return max(float((a.double() - b).norm() / b.norm().clamp(min=1e-30)) for a, b in zip(found, true, strict=True))
+
+
+@pytest.mark.skipif(RUN_HERE, reason="the kernels can run here")
+def test_asking_for_it_where_it_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = operands(2, device="cpu")
+    with pytest.raises(AffuseError, match="Triton"):
+        selective_scan(*inputs[:5], form="triton")
+    monkeypatch.setenv("AFFUSE_SCAN", "triton")
+    with pytest.raises(AffuseError, match="Triton"):
+        selective_scan(*inputs[:5])
+    with pytest.raises(AffuseError, match="AFFUSE_SCAN=triton, but"):
+        active_form()
+    monkeypatch.delenv("AFFUSE_SCAN")
+    assert active_form("cuda")[0] == "chunked"
 
 
 class TestKernels:
@@ -213,6 +227,12 @@ class TestKernels:
         checks = ("test_schema", "test_autograd_registration", "test_faketensor")
         for optional in ((D, state), (None, None)):
             torch.library.opcheck(operator, (u, delta, A, B, C, *optional, 0, True, 0), test_utils=checks)
+
+    def test_the_public_scan_takes_it_by_name(self) -> None:
+        u, delta, A, B, C, D, state = operands(5)
+        y, last = selective_scan(u, delta, A, B, C, D, state, form="triton")
+        expected, expected_last = selective_scan(u, delta, A, B, C, D, state, form="reference")
+        assert furthest([y, last], [expected, expected_last]) < 1e-5
 
     def test_wrong_calls_are_named(self) -> None:
         u, delta, A, B, C, *_ = operands(2)

@@ -8,10 +8,11 @@ With state h in R^(d, n) for each row, and for each step t::
 Shape letters: ``b`` batch, ``t`` time, ``d`` channel, ``n`` state. Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling
 with Selective State Spaces", 2023, Eq. 2 and Algorithm 2.
 
-Three forms of the same mathematics: `selective_scan_reference` is the loop above, differentiated by autograd; the chunked
+Four forms of the same mathematics: `selective_scan_reference` is the loop above, differentiated by autograd; the chunked
 form, in pure PyTorch, keeps the states of one chunk only and recomputes them in its own backward pass; the native form does
-the same in C++, where the extension is built (`affuse.ops.native`). None divides by a product of decays, so all are exact
-for any decay. The environment variable ``AFFUSE_SCAN`` chooses between them where the caller leaves it open.
+the same in C++, where the extension is built (`affuse.ops.native`); the Triton form on an NVIDIA GPU (`affuse.ops.triton`).
+None divides by a product of decays, so all are exact for any decay. The environment variable ``AFFUSE_SCAN`` chooses between
+them where the caller leaves it open.
 """
 
 from __future__ import annotations
@@ -23,34 +24,46 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from affuse.ops import chunked_scan, native
+from affuse.ops import chunked_scan, native, triton
 from affuse.ops.chunked_scan import CHUNK as CHUNK
 from affuse.ops.native import selective_scan as native_scan
+from affuse.ops.triton import scan as triton_scan
 from affuse.types import AffuseError
 
-Form = Literal["auto", "reference", "chunked", "native"]
-FORMS = ("reference", "chunked", "native")
+Form = Literal["auto", "reference", "chunked", "native", "triton"]
+FORMS = ("reference", "chunked", "native", "triton")
 
 
-def active_form() -> tuple[str, str]:
+def active_form(device: str = "cpu") -> tuple[str, str]:
     """The form that `selective_scan` takes where the caller leaves it open, and why.
 
-    The native form serves float32 (and bfloat16, computed as float32) on the CPU; for float64 and on other devices its
-    place is taken by the chunked one.
+    The native form serves float32 (and bfloat16, computed as float32) on the CPU, the Triton form the same on an NVIDIA GPU;
+    for float64 and on other devices their place is taken by the chunked one.
+
+    Args:
+        device: type of the device that holds the inputs.
 
     Raises:
-        AffuseError: ``AFFUSE_SCAN`` names no form, or asks for the native one where it is not built.
+        AffuseError: ``AFFUSE_SCAN`` names no form, or asks for one that cannot be had here.
     """
     chosen = os.environ.get("AFFUSE_SCAN", "auto")
     if chosen not in ("auto", *FORMS):
         raise AffuseError(f"AFFUSE_SCAN={chosen!r} is no form of the selective scan: use auto, {', '.join(FORMS)}")
     if chosen in ("reference", "chunked"):
         return chosen, f"AFFUSE_SCAN={chosen}"
+    if chosen == "triton":
+        ready, why = triton.available()
+        if not ready:
+            raise AffuseError(f"AFFUSE_SCAN=triton, but {why}")
+        return chosen, "AFFUSE_SCAN=triton"
     built, why = native.available()
     if chosen == "native":
         if not built:
             raise AffuseError(f"AFFUSE_SCAN=native, but {why}")
         return chosen, "AFFUSE_SCAN=native"
+    if device == "cuda":
+        ready, why = triton.available()
+        return ("triton" if ready else "chunked"), why
     return ("native" if built else "chunked"), why
 
 
@@ -84,15 +97,17 @@ def selective_scan(
         The output, in the dtype of `u`, and the last state. States are float32, or float64 where an input is.
 
     Raises:
-        AffuseError: `form` is ``native``, and native code is not built here or does not serve these inputs.
+        AffuseError: `form` is ``native`` or ``triton``, which cannot run here or does not serve these inputs.
     """
     dtype = torch.float64 if torch.float64 in {u.dtype, A.dtype, B.dtype, C.dtype, delta.dtype} else torch.float32
+    if _takes_triton(u, dtype, form):
+        return triton_scan.selective_scan_triton(u, delta, A, B, C, D, state, reverse=reverse)
     if _takes_native(u, dtype, form):
         inputs = [_cast(x, dtype) for x in (u, delta, A, B, C, D, state)]
         y, h = native_scan.scan(*inputs, reverse)  # type: ignore[call-arg]
         return _cast(y, u.dtype), h
     if form == "auto":
-        form = active_form()[0]  # type: ignore[assignment]
+        form = active_form(u.device.type)[0]  # type: ignore[assignment]
     x, step, decay, into, out, h = (_cast(tensor, dtype) for tensor in (u, delta, A, B, C, state))
     with chunked_scan.without_autocast(u.device.type):
         if form == "reference":
@@ -111,6 +126,16 @@ def selective_scan(
 def _cast(x: Any, dtype: torch.dtype) -> Any:
     """`x` in `dtype`, None where it is None; calls nothing where there is nothing to do."""
     return x if x is None or x.dtype == dtype else x.to(dtype)
+
+
+def _takes_triton(u: Tensor, dtype: torch.dtype, form: Form) -> bool:
+    """Whether the Triton form serves this call; asked for by name, it does, or raises."""
+    if form != "auto":
+        return form == "triton"
+    asked = os.environ.get("AFFUSE_SCAN", "auto")
+    return asked == "triton" or (
+        dtype == torch.float32 and u.device.type == "cuda" and active_form("cuda")[0] == "triton"
+    )
 
 
 def _takes_native(u: Tensor, dtype: torch.dtype, form: Form) -> bool:
