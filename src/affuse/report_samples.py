@@ -17,6 +17,7 @@ from affuse.metrics.decisions import is_answered
 from affuse.report_plots import BLUE, INK, LINE, ORANGE, QUIET, SERIES, canvas, svg
 
 POINTS = 1000  # of a scatter plot, at most
+PLANE = 500  # of features in the plane, at most: t-SNE takes seconds
 COLUMNS = 24  # of samples side by side, at most
 MARKERS = ("o", "s", "^", "D", "v")
 
@@ -99,7 +100,8 @@ def _plane(
     if features is None:
         return None, ""
     vectors, rows = features
-    told = [i for i, row in enumerate(rows) if 0 <= row < len(records) and records[int(row)].get("target") is not None]
+    known = [i for i, row in enumerate(rows) if 0 <= row < len(records) and records[int(row)].get("target") is not None]
+    told = evenly(known, PLANE)
     projected = explain.project(vectors[told])
     if projected is None:
         return None, ""
