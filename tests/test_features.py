@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from affuse.cli import main
 from affuse.features import Extraction, extract
 from affuse.types import AffuseError
 
@@ -90,3 +91,25 @@ def test_what_is_no_clip_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"nothing")
     with pytest.raises(AffuseError, match=r"a\.mp4"):
         extract(tmp_path / "a.mp4")
+
+
+def test_the_verb_writes_a_folder_that_the_data_set_reads(
+    clip: Path, real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("dlib", reason="the extra 'face' is not installed")
+    quiet = shutil.copy(real_data / "faces" / "no_face.mp4", tmp_path / "two.mp4")
+    assert main(["features", str(clip), str(quiet), str(tmp_path / "out"), "--fps", "2"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("one.mp4: audio (") and "no video: no face" in said[1]
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert [row["id"] for row in manifest["samples"]] == ["one", "two"]
+    assert set(manifest["samples"][1]["absent"]) == {"text", "video"}
+
+
+def test_clips_of_one_name_or_a_broken_one_leave_nothing(clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    shutil.copy(clip, tmp_path / "other" / clip.name)
+    assert main(["features", str(clip), str(tmp_path / "other" / clip.name), str(tmp_path / "out")]) == 1
+    (tmp_path / "bad.mp4").write_bytes(b"nothing")
+    assert main(["features", str(clip), str(tmp_path / "bad.mp4"), str(tmp_path / "out"), "--fps", "1"]) == 1
+    assert not (tmp_path / "out").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import shlex
@@ -100,6 +101,17 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--seed", type=int, default=0)
     data.set_defaults(run=_data)
 
+    features = verbs.add_parser("features", help="text, sound and face features of raw clips", allow_abbrev=False)
+    features.add_argument("clips", metavar="VIDEO", nargs="+", type=Path)
+    features.add_argument("out", metavar="OUT", type=Path, help="the folder to make; the data set features reads it")
+    features.add_argument(
+        "--transcripts", type=Path, metavar="DIR", help="folder of CLIP.srt, .vtt or .txt (default: beside the clips)"
+    )
+    features.add_argument("--audio", choices=("log_mel", "egemaps"), default="log_mel")
+    features.add_argument("--text-encoder", metavar="NAME", help="a text model of transformers, by name or folder")
+    features.add_argument("--fps", type=float, default=15.0, help="frames a second in which a face is searched")
+    features.set_defaults(run=_features)
+
     events = verbs.add_parser("events", help="simulate events from a video, or describe an event file")
     events.add_argument("source", metavar="VIDEO | info", help="a video, or the word info")
     events.add_argument(
@@ -182,6 +194,18 @@ def _data(arguments: argparse.Namespace, overrides: list[str]) -> int:
         settings[key.removeprefix("--data.")] = value if equals else words.pop(0)
     out = convert(arguments.name, arguments.root, arguments.out, settings, arguments.seed)
     print(f"{out}: train on it with data: {{name: features, root: {out}}}")
+    return 0
+
+
+def _features(arguments: argparse.Namespace, _: list[str]) -> int:
+    from affuse.features import Extraction, extract_all
+
+    extraction = Extraction(arguments.audio, text_encoder=arguments.text_encoder, fps=arguments.fps)
+    if arguments.transcripts is not None:
+        extraction = dataclasses.replace(extraction, transcripts=arguments.transcripts)
+    for line in extract_all(arguments.clips, arguments.out, extraction):
+        print(line, flush=True)
+    print(f"{arguments.out}: write the task, the splits and the targets into its manifest.json to train on it")
     return 0
 
 

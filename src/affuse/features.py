@@ -6,9 +6,10 @@ frames without a face are steps that video does not have, and without a transcri
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from affuse.data.features import write_features
 from affuse.parts.text import TextEncoder
 from affuse.signals import landmarks
 from affuse.signals.audio import Audio, frame_times_us, log_mel, read_audio
@@ -104,6 +106,31 @@ def extract(clip: str | Path, extraction: Extraction | None = None) -> Extracted
         reasons = "; ".join(f"{name}: {why}" for name, why in absent.items())
         raise AffuseError(f"{clip}: nothing can be extracted ({reasons})")
     return Extracted(Sample(inputs, None, times_us, meta), absent)
+
+
+def extract_all(clips: Sequence[Path], out: Path, extraction: Extraction | None = None) -> Iterator[str]:
+    """Features of several clips into a folder of the project's own format; a line of what was found for each.
+
+    Raises:
+        AffuseError: as `extract`, or two clips share a name, or `out` is taken. Nothing is then left in `out`.
+    """
+    names = [clip.stem for clip in clips]
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise AffuseError(f"two clips are called {doubled[0]!r}, which is to be their id: rename one of them")
+    lines: list[str] = []
+
+    def each() -> Iterator[tuple[None, Sample, dict[str, str]]]:
+        for clip in clips:
+            found = extract(clip, extraction)
+            shapes = [f"{name} {tuple(values.shape)}" for name, values in found.sample.inputs.items()]
+            lacks = [f"no {name}: {why}" for name, why in found.absent.items()]
+            lines.append(f"{clip.name}: {', '.join(shapes)}" + "".join(f"; {line}" for line in lacks))
+            yield None, found.sample, found.absent
+
+    settings = dataclasses.asdict(extraction or Extraction())
+    facts = {"made_by": "affuse features", **{key: value for key, value in settings.items() if key != "transcripts"}}
+    write_features(out, each(), None, "own clips", facts)
+    yield from lines
 
 
 def _cues(clip: Path, extraction: Extraction) -> list[Cue] | None:

@@ -164,8 +164,12 @@ def write_features(
     """
     out = Path(out)
     _must_be_free(out)
+    existed = out.is_dir()
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=out) as scratch, contextlib.ExitStack() as files:
+    with contextlib.ExitStack() as files:
+        if not existed:
+            files.callback(lambda: None if (out / MANIFEST).is_file() else out.rmdir())
+        scratch = files.enter_context(tempfile.TemporaryDirectory(prefix=".writing-", dir=out))
         streams: dict[str, _Stream] = {}
         rows = list(_written(samples, streams, Path(scratch), files))
         known = [key for key in streams if not key.endswith(_TIMES)]
