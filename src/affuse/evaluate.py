@@ -128,14 +128,18 @@ def evaluate(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return write_evaluation(run.path, run.system, splits, run.recipe.training.batch_size)
 
 
-def write_evaluation(path: Path, system: System, splits: Splits, batch_size: int) -> dict[str, Any]:
-    """Answers, metrics, example heat maps and the report of a system, written to its run."""
+def write_evaluation(
+    path: Path, system: System, splits: Splits, batch_size: int, with_report: bool = True
+) -> dict[str, Any]:
+    """Answers and metrics of a system, and its features, example heat maps and report, written to its run."""
     records, features = answers_and_features(system, splits.test, batch_size, "test")
     summary = metrics.summarise(records, splits.task, system.modalities)
     summary["synthetic"] = splits.synthetic
     summary["facts"] = dict(splits.facts)
     runs.write_lines(path / runs.PREDICTIONS, records)
     runs.write_json(path / runs.METRICS, summary)
+    if not with_report:
+        return summary
     runs.write_features(features, path / runs.FEATURES)
     explain.save_examples(system, example_samples(splits.test), path / runs.EXAMPLES)
     report.write_report(path)

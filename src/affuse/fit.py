@@ -29,7 +29,12 @@ SMALLER_IS_BETTER = ("loss", "mae")
 
 
 def fit(
-    recipe: Recipe, out: Path, progress: bool = True, splits: Splits | None = None, command: str | None = None
+    recipe: Recipe,
+    out: Path,
+    progress: bool = True,
+    splits: Splits | None = None,
+    command: str | None = None,
+    with_report: bool = True,
 ) -> Path:
     """Train from the beginning and write a run to the folder `out`, which must not hold one yet.
 
@@ -39,6 +44,7 @@ def fit(
         progress: whether to show a progress bar.
         splits: the data, if it is at hand already; by default made from the recipe.
         command: the command line that asked for this run, for its record.
+        with_report: whether to write examples and the report too, which takes longer than a small training.
 
     Raises:
         AffuseError: the data cannot be read, a training setting makes no sense, or `out` is taken or cannot be written. A
@@ -78,7 +84,7 @@ def fit(
             f"{out}: cannot write a run there ({error.strerror}); choose another folder with --out"
         ) from None
     try:
-        return _train(recipe, splits, system, info, out, None, progress)
+        return _train(recipe, splits, system, info, out, None, progress, with_report)
     except Exception:
         if not (out / runs.CHECKPOINT).is_file():  # nothing that could be resumed
             for name in (runs.RUN, runs.RECIPE, runs.HISTORY, runs.WEIGHTS):
@@ -186,6 +192,7 @@ def _train(
     out: Path,
     checkpoint: Path | None,
     progress: bool,
+    with_report: bool = True,
 ) -> Path:
     training = recipe.training
     started = time.monotonic() - info["seconds"]
@@ -237,7 +244,7 @@ def _train(
             raise KeyboardInterrupt from None
     if (out / runs.WEIGHTS).is_file():
         system.load_state_dict(load_file(out / runs.WEIGHTS))
-    write_evaluation(out, system.cpu().eval(), splits, training.batch_size)
+    write_evaluation(out, system.cpu().eval(), splits, training.batch_size, with_report)
     info = {**info, "status": "complete", "seconds": round(time.monotonic() - started, 1)}
     info["manifest"] = runs.manifest_hash(runs.read_lines(out / runs.PREDICTIONS), splits.facts)
     runs.write_json(out / runs.RUN, info)
