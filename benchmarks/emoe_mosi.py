@@ -5,9 +5,9 @@
 DIR holds the utterance features. Every system trains on the `train` utterances, each with three neighbours on both sides, by
 the same few schedules. On one half of the `dev` videos the schedule of each system is chosen, which is also what stops its
 training: the highest accuracy, mean over the seeds. The other half is measured; then the halves change places. The interval is
-a bootstrap over the 16 videos of the mean over the seeds. Sizes are each system's defaults (TFN and MulT are smaller), and EMOE's those of
-recipes/emoe/mosi_utterances.yaml, which were looked for on these same `dev` videos (ledger/emoe.md): its figures lean to the
-good side. Rows that --out already holds for the same settings are not measured again.
+a bootstrap over the 16 videos of the mean over the seeds. Sizes are each system's defaults (TFN and MulT are smaller), and
+EMOE's those of recipes/emoe/mosi_utterances.yaml, which were looked for on these same `dev` videos (ledger/emoe.md): its
+figures lean to the good side. Rows that --out already holds for the same settings are not measured again.
 """
 
 import argparse
