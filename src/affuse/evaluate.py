@@ -125,25 +125,29 @@ def evaluate(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
             f"{path}: this run answers {_asked(run.system.task)}, the data asks {_asked(splits.task)}: "
             "give data with the task of the run"
         )
-    return write_evaluation(run.path, run.system, splits, run.recipe.training.batch_size)
+    summary, features = write_metrics(run.path, run.system, splits, run.recipe.training.batch_size)
+    write_evidence(run.path, run.system, splits, features)
+    return summary
 
 
-def write_evaluation(
-    path: Path, system: System, splits: Splits, batch_size: int, with_report: bool = True
-) -> dict[str, Any]:
-    """Answers and metrics of a system, and its features, example heat maps and report, written to its run."""
+def write_metrics(
+    path: Path, system: System, splits: Splits, batch_size: int
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Answers and metrics of a system, written to its run; back come the metrics, and the features for `write_evidence`."""
     records, features = answers_and_features(system, splits.test, batch_size, "test")
     summary = metrics.summarise(records, splits.task, system.modalities)
     summary["synthetic"] = splits.synthetic
     summary["facts"] = dict(splits.facts)
     runs.write_lines(path / runs.PREDICTIONS, records)
     runs.write_json(path / runs.METRICS, summary)
-    if not with_report:
-        return summary
+    return summary, features
+
+
+def write_evidence(path: Path, system: System, splits: Splits, features: dict[str, Tensor]) -> None:
+    """Features, example heat maps and the report of a run whose metrics are written."""
     runs.write_features(features, path / runs.FEATURES)
     explain.save_examples(system, example_samples(splits.test), path / runs.EXAMPLES)
     report.write_report(path)
-    return summary
 
 
 def _asked(task: Task) -> str:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from affuse import doctor, metrics, runs
 from affuse.data.splits import Splits
-from affuse.evaluate import as_records, write_evaluation
+from affuse.evaluate import as_records, write_evidence, write_metrics
 from affuse.recipe import Recipe, Training, load_recipe
 from affuse.systems import SYSTEMS
 from affuse.types import AffuseError, Batch, Sample, System, Task, absent_value
@@ -244,10 +244,12 @@ def _train(
             raise KeyboardInterrupt from None
     if (out / runs.WEIGHTS).is_file():
         system.load_state_dict(load_file(out / runs.WEIGHTS))
-    write_evaluation(out, system.cpu().eval(), splits, training.batch_size, with_report)
+    _, features = write_metrics(out, system.cpu().eval(), splits, training.batch_size)
     info = {**info, "status": "complete", "seconds": round(time.monotonic() - started, 1)}
     info["manifest"] = runs.manifest_hash(runs.read_lines(out / runs.PREDICTIONS), splits.facts)
     runs.write_json(out / runs.RUN, info)
+    if with_report:  # last, for it shows the facts of the whole run
+        write_evidence(out, system, splits, features)
     return out
 
 
