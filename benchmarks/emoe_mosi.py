@@ -56,20 +56,23 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     settings = {"systems": systems(), "schedules": SCHEDULES, "common": COMMON}
     before = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    rows: list[dict] = before["rows"] if before.get("settings") == settings else []
+    same = before.get("settings") == settings
+    rows: list[dict] = before["rows"] if same else []
+    asked: dict[str, list] = before["asked"] if same else {}  # by half: [video, class] of each test utterance
     done = {(row["system"], row["schedule"], row["half"], row["seed"]) for row in rows}
     for half in arguments.halves:
         for seed in arguments.seeds:
             for name in arguments.systems:
                 for schedule in SCHEDULES:
                     if (name, schedule, half, seed) not in done:
-                        rows.append(measured(arguments.root, name, schedule, half, seed))
-            arguments.out.write_text(json.dumps({"settings": settings, "rows": rows}) + "\n")
+                        row, asked[str(half)] = measured(arguments.root, name, schedule, half, seed)
+                        rows.append(row)
+            arguments.out.write_text(json.dumps({"settings": settings, "asked": asked, "rows": rows}) + "\n")
             print(f"half {half}, seed {seed} done", flush=True)
-    print_table(rows)
+    print_table(rows, asked)
 
 
-def measured(root: str, name: str, schedule: str, half: int, seed: int) -> dict:
+def measured(root: str, name: str, schedule: str, half: int, seed: int) -> tuple[dict, list]:
     recipe = resolve(
         {
             "system": systems()[name],
@@ -82,17 +85,18 @@ def measured(root: str, name: str, schedule: str, half: int, seed: int) -> dict:
         run = fit(recipe, Path(folder) / "run", progress=False, with_report=False)
         history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
         answers = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
-    return {
+    row = {
         "system": name,
         "schedule": schedule,
         "half": half,
         "seed": seed,
         "validation_war": history[-1]["validation/war"],
-        "answers": {row["id"]: [row["subject"], row["target"], row["prediction"]] for row in answers},
+        "answers": "".join(str(answer["prediction"]) for answer in answers),  # a digit an utterance
     }
+    return row, [[answer["subject"], answer["target"]] for answer in answers]
 
 
-def print_table(rows: list[dict]) -> None:
+def print_table(rows: list[dict], asked: dict[str, list]) -> None:
     print("\n| CMU-MOSI utterances | accuracy % | 95 % | balanced accuracy % | over seeds | schedules chosen |")
     print("|---|---|---|---|---|---|")
     for name in dict.fromkeys(row["system"] for row in rows):
@@ -105,24 +109,21 @@ def print_table(rows: list[dict]) -> None:
             }
             chosen.append(max(score, key=score.__getitem__))
             kept += [row for row in of_half if row["schedule"] == chosen[-1]]
-        war, low, high, uar, spread = figures(kept)
+        war, low, high, uar, spread = figures(kept, asked)
         print(
             f"| {name} | {100 * war:.1f} | {100 * low:.1f} to {100 * high:.1f} | {100 * uar:.1f} | ± {100 * spread:.1f} "
             f"| {'; '.join(chosen)} |"
         )
 
 
-def figures(rows: list[dict]) -> tuple[float, float, float, float, float]:
+def figures(rows: list[dict], asked: dict[str, list]) -> tuple[float, float, float, float, float]:
     """Accuracy over both halves with its interval, balanced accuracy, and the standard deviation over the seeds."""
-    right: dict[
-        str, list[list[float]]
-    ] = {}  # by video: for each utterance, its class and the share of seeds that are right
-    answers: dict[str, list] = {}
-    for row in rows:
-        for key, (video, target, said) in row["answers"].items():
-            answers.setdefault(key, [video, target, []])[2].append(said == target)
-    for video, target, hits in answers.values():
-        right.setdefault(video, []).append([target, statistics.mean(hits)])
+    right: dict[str, list] = {}  # by video: class and share of right seeds
+    for half in {row["half"] for row in rows}:
+        answers = [row["answers"] for row in rows if row["half"] == half]
+        for number, (video, target) in enumerate(asked[str(half)]):
+            hits = [int(said[number]) == target for said in answers]
+            right.setdefault(video, []).append([target, statistics.mean(hits)])
     videos = [np.array(values) for values in right.values()]
     whole = np.concatenate(videos)
     rng = np.random.default_rng(0)
@@ -132,8 +133,9 @@ def figures(rows: list[dict]) -> tuple[float, float, float, float, float]:
     uar = statistics.mean(whole[whole[:, 0] == c, 1].mean() for c in (0, 1))
     by_seed = []
     for seed in {row["seed"] for row in rows}:
-        hits = [said == target for row in rows if row["seed"] == seed for _, target, said in row["answers"].values()]
-        by_seed.append(statistics.mean(hits))
+        of_seed = [row for row in rows if row["seed"] == seed]
+        pairs = [pair for row in of_seed for pair in zip(row["answers"], asked[str(row["half"])], strict=True)]
+        by_seed.append(statistics.mean(int(said) == target for said, (_, target) in pairs))
     low, high = np.percentile(drawn, (2.5, 97.5))
     return (
         float(whole[:, 1].mean()),
