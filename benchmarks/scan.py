@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,14 @@ def two_threads(rounds: int) -> list[dict[str, Any]]:
         rows.append({"part": "threads", "shape": shape, "one/two": str(ratio(found["1"], found["2"]))})
         print(rows[-1], flush=True)
     torch.set_num_threads(before)
+    if "native" in FORMS:
+        # What the machine itself gains: the same loop of multiply-adds twice, one after the other and side by side.
+        loop = partial(native.function("affuse_scan_multiply_add", "if", "i"), 500_000, 0.5)
+        with ThreadPoolExecutor(2) as pool:
+            ways = {"1": lambda: [loop(), loop()], "2": lambda: [x.result() for x in [pool.submit(loop) for _ in "ab"]]}
+            found = side_by_side(ways, rounds)
+        rows.append({"part": "threads", "shape": "multiply-adds", "one/two": str(ratio(found["1"], found["2"]))})
+        print(rows[-1], flush=True)
     return rows
 
 
