@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
+from affuse.parts.utterances import RowNorm
 from affuse.systems.emoe import EMOE, EMOEConfig
-from affuse.systems.emoe.trunk import RowNorm
 from affuse.types import AffuseError, Batch, Sample, Task
 
 SENTIMENT = Task("regression", value_range=(-3.0, 3.0))

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from affuse.parts.sequences import SequencePool, TemporalConvolution, TransformerEncoder, pooled, spread
+from affuse.parts.utterances import RowNorm
 from affuse.systems.emoe.config import EMOEConfig
 
 
@@ -30,17 +31,6 @@ class Found(NamedTuple):
 
     features: dict[str, Tensor]
     weights: Float[Tensor, "b m"]
-
-
-class RowNorm(nn.BatchNorm1d):
-    """Batch normalisation that also trains on a single row, by the running statistics: one row has no spread of its own."""
-
-    def forward(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-        if self.training and len(x) == 1:
-            return nn.functional.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        return super().forward(x)
 
 
 class Router(nn.Module):
