@@ -16,6 +16,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from affuse.parts.sequences import pooled, present_rows, sequences_of, spread
+from affuse.parts.supervision import known_rows, nothing_to_learn
 from affuse.parts.text import TextEncoder
 from affuse.types import AffuseError, Batch, Output, System, Task
 
@@ -205,28 +206,11 @@ def need(modalities: Sequence[str], widths: Mapping[str, int], least: int = 1) -
             raise AffuseError(f"modality {name!r} has no width: set widths.{name} to its features a step")
 
 
-def known_rows(output: Output, batch: Batch) -> Bool[Tensor, "b"]:
-    """Rows that were answered and have a target.
-
-    Raises:
-        AffuseError: the batch has no targets.
-    """
-    if batch.target is None:
-        raise AffuseError("the batch has no targets, so there is no loss: give every training sample a target")
-    known = torch.isfinite(batch.target) if batch.target.is_floating_point() else batch.target >= 0
-    return output.answered & known
-
-
 def task_loss(logits: Float[Tensor, "r c"], target: Tensor, task: Task) -> Float[Tensor, ""]:
     """Cross-entropy of a classification; mean absolute error of a regression."""
     if task.kind == "classification":
         return functional.cross_entropy(logits, target)
     return functional.l1_loss(logits[:, 0], target.to(logits.dtype))
-
-
-def nothing_to_learn(system: System) -> dict[str, Tensor]:
-    """The loss where no row has both an answer and a target: a zero that may still be differentiated."""
-    return {"total": 0.0 * torch.stack([p.sum() for p in system.parameters() if p.requires_grad]).sum()}
 
 
 def supervised(system: System, output: Output, batch: Batch) -> dict[str, Tensor]:
@@ -235,7 +219,7 @@ def supervised(system: System, output: Output, batch: Batch) -> dict[str, Tensor
     Raises:
         AffuseError: the batch has no targets.
     """
-    rows = known_rows(output, batch)
+    rows = known_rows(output, batch, system.task)
     if batch.target is None or not rows.any():
         return nothing_to_learn(system)
     loss = task_loss(output.logits[rows], batch.target[rows], system.task)

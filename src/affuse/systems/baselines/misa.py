@@ -33,15 +33,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from affuse.parts.sequences import present_rows, spread
+from affuse.parts.supervision import known_rows, nothing_to_learn
 from affuse.parts.text import TextEncoder
 from affuse.parts.utterances import (
     Reading,
     answered_rows,
     embedded,
     final_states,
-    known_rows,
     need,
-    nothing_to_learn,
     step_or_mean,
     supervised,
 )
@@ -176,7 +175,7 @@ class MISA(System):
     def loss(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """The task's loss (cross-entropy, or L1 in a regression), ``difference``, ``similarity`` and ``reconstruction``."""
         terms = supervised(self, output, batch)
-        rows = known_rows(output, batch)
+        rows = known_rows(output, batch, self.task)
         if not rows.any():
             return nothing_to_learn(self)
         has = {name: rows & present_rows(batch, name) for name in self.modalities}

@@ -38,14 +38,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from affuse.parts.sequences import present_rows
+from affuse.parts.supervision import known_rows, nothing_to_learn
 from affuse.parts.text import TextEncoder
 from affuse.parts.utterances import (
     Reader,
     Reading,
     answered_rows,
-    known_rows,
     need,
-    nothing_to_learn,
     read_all,
     supervised,
     unanswered_as_nan,
@@ -194,7 +193,7 @@ class SelfMM(System):
         from the human one.
         """
         terms = supervised(self, output, batch)
-        rows = known_rows(output, batch)
+        rows = known_rows(output, batch, self.task)
         if batch.target is None or not rows.any():
             return nothing_to_learn(self)
         label, side = self._label(batch.target, rows)  # b k

@@ -34,12 +34,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from affuse.parts.sequences import present_rows, sequences_of, spread
+from affuse.parts.supervision import known_rows, nothing_to_learn
 from affuse.parts.text import TextEncoder
 from affuse.systems.emoe.config import EMOEConfig
 from affuse.systems.emoe.losses import combined, distillation, importance, negative_entropy, similarity
 from affuse.systems.emoe.released import ReleasedTrunk
 from affuse.systems.emoe.trunk import Found, PaperTrunk, Sequences
-from affuse.types import AffuseError, Batch, Output, System, Task
+from affuse.types import Batch, Output, System, Task
 
 
 class PredictionHead(nn.Module):
@@ -133,10 +134,9 @@ class EMOE(System):
         Raises:
             AffuseError: the batch has no targets.
         """
-        rows = self._with_target(output, batch)
+        rows = known_rows(output, batch, self.task)
         if not rows.any():
-            # Nothing to learn from: a zero that may still be differentiated.
-            return {"total": 0.0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()}
+            return nothing_to_learn(self)
         config = self.config
         has = {name: present_rows(batch, name) for name in output.unimodal}
         terms = {"multi": self._errors(output.logits, batch, rows, absolute=True).mean()}  # Eq. 4
@@ -175,7 +175,7 @@ class EMOE(System):
         Raises:
             AffuseError: the batch has no targets.
         """
-        rows = self._with_target(output, batch)
+        rows = known_rows(output, batch, self.task)
         present = self._present(batch)
         errors = torch.zeros(present.shape, device=present.device)  # b m
         for column, name in enumerate(self.modalities):
@@ -212,13 +212,6 @@ class EMOE(System):
             return functional.cross_entropy(logits[rows], batch.target[rows], reduction="none")
         difference = logits[rows, 0] - batch.target[rows].to(logits.dtype)
         return difference.abs() if absolute else difference.square()
-
-    def _with_target(self, output: Output, batch: Batch) -> Bool[Tensor, "b"]:
-        if batch.target is None:
-            raise AffuseError("the batch has no targets, so there is no loss: give every training sample a target")
-        # An index below 0 says that the class is not known; in a regression it is a value.
-        known = batch.target >= 0 if self.task.kind == "classification" else torch.isfinite(batch.target)
-        return output.answered & known
 
     def _present(self, batch: Batch) -> Bool[Tensor, "b m"]:
         return torch.stack([present_rows(batch, name) for name in self.modalities], 1)

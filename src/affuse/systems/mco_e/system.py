@@ -30,6 +30,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from affuse.parts.experts import HeterogeneousExperts, Routing, balance_loss
+from affuse.parts.sequences import spread
+from affuse.parts.supervision import known_rows, nothing_to_learn
 from affuse.systems.mco_e.config import MCOEConfig
 from affuse.systems.mco_e.released import ReleasedTrunk
 from affuse.systems.mco_e.trunk import PaperTrunk
@@ -103,21 +105,14 @@ class MCOENet(System):
         else:
             logits = self.head(fused.mean(1))
 
-        def everywhere(values: Tensor, fill: float) -> Tensor:
-            if len(values) == len(answered):
-                return values
-            full = values.new_full((len(answered), *values.shape[1:]), fill)
-            full[answered] = values
-            return full
-
         share = alpha.mean(1)  # r
         by_name = {"rgb": share, "event": 1 - share}
-        weights = {"modality": everywhere(torch.stack([by_name[name] for name in self.modalities], 1), 0.0)}
-        aux = {"alpha": everywhere(alpha, 0.0)}
+        weights = {"modality": spread(torch.stack([by_name[name] for name in self.modalities], 1), answered, 0.0)}
+        aux = {"alpha": spread(alpha, answered, 0.0)}
         if routing is not None:
-            weights["expert"] = everywhere(routing.weights, 0.0)
-            aux["router_probabilities"] = everywhere(routing.probabilities, 0.0)
-        return Output(everywhere(logits, torch.nan), answered, weights, aux=aux)
+            weights["expert"] = spread(routing.weights, answered, 0.0)
+            aux["router_probabilities"] = spread(routing.probabilities, answered, 0.0)
+        return Output(spread(logits, answered, torch.nan), answered, weights, aux=aux)
 
     def loss(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy, or the mean squared error of a regression, and the balance of the experts where it is weighted.
@@ -125,14 +120,10 @@ class MCOENet(System):
         Raises:
             AffuseError: the batch has no targets.
         """
-        if batch.target is None:
-            raise AffuseError("the batch has no targets, so there is no loss: give every training sample a target")
-        known = torch.isfinite(batch.target) if batch.target.is_floating_point() else batch.target >= 0
-        rows = output.answered & known
+        rows = known_rows(output, batch, self.task)
         terms: dict[str, Tensor] = {}
-        if not rows.any():
-            # Nothing to learn from: a zero that may still be differentiated.
-            return {"total": 0.0 * torch.stack([p.sum() for p in self.parameters() if p.requires_grad]).sum()}
+        if batch.target is None or not rows.any():
+            return nothing_to_learn(self)
         if self.task.kind == "classification":
             terms["cross_entropy"] = functional.cross_entropy(output.logits[rows], batch.target[rows])
         else:
