@@ -326,6 +326,7 @@ class Fitting(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         self.losses = {}
+        self.system.begin_epoch(self.current_epoch)
 
     def training_step(self, batch: Batch, _: int) -> torch.Tensor:
         batch = drop_modalities(batch, self.training_settings.modality_dropout)
@@ -351,6 +352,7 @@ class Fitting(pl.LightningModule):
                 f"the loss is not a finite number after epoch {self.current_epoch + 1}: try a smaller --training.lr, "
                 "or --training.clip_norm 1"
             )
+        self.system.end_epoch(self.records)
         scores = metrics.scores(self.records, self.system.task)
         row = {
             "epoch": self.current_epoch,

@@ -205,7 +205,8 @@ class Output:
             ``time`` (b, t); each row sums to 1, or is all zero where not answered.
         unimodal: logits (b, c) by modality, where a system has them.
         aux: named tensors that a loss or a report needs; ``features`` (b, d), what the answer is read from, is drawn in the
-            report.
+            report. A modality's own stand beside it as ``features/NAME`` (b, d); logits of each time step are ``steps`` and
+            ``steps/NAME`` (b, t, c).
     """
 
     logits: Float[Tensor, "b c"]
@@ -247,6 +248,19 @@ class System(nn.Module, ABC):
     def pretrained_parts(self) -> Sequence[nn.Module]:
         """The modules that came trained, such as a text encoder: they may learn at a rate of their own."""
         return ()
+
+    def modality_parts(self) -> Mapping[str, Sequence[nn.Module]]:
+        """By modality, the modules that read it alone: whose learning a balancing method may slow. Empty: it has none."""
+        return {}
+
+    def begin_epoch(self, epoch: int) -> None:  # noqa: B027 - most losses are the same in every epoch
+        """Told before each training epoch, numbered from 0."""
+
+    def end_epoch(self, records: Sequence[Mapping[str, Any]]) -> None:  # noqa: B027
+        """Told after each epoch how the selection split was answered, as of `affuse.evaluate.as_records`.
+
+        What a system keeps of it belongs into buffers, so that a resumed run knows it.
+        """
 
     def init_state(self, b: int) -> Any:
         """The state before the first step of `b` streams."""
