@@ -253,10 +253,10 @@ class System(nn.Module, ABC):
         """By modality, the modules that read it alone: whose learning a balancing method may slow. Empty: it has none."""
         return {}
 
-    def begin_epoch(self, epoch: int) -> None:  # noqa: B027 - most losses are the same in every epoch
+    def begin_epoch(self, epoch: int) -> None:
         """Told before each training epoch, numbered from 0."""
 
-    def end_epoch(self, records: Sequence[Mapping[str, Any]]) -> None:  # noqa: B027
+    def end_epoch(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Told after each epoch how the selection split was answered, as of `affuse.evaluate.as_records`.
 
         What a system keeps of it belongs into buffers, so that a resumed run knows it.
