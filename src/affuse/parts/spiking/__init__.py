@@ -7,6 +7,7 @@ once or step by step, and nothing passes from one batch to the next.
 
 from affuse.parts.spiking.networks import SpikingConvNet, SpikingMLP, SpikingRecurrentNet
 from affuse.parts.spiking.neurons import Neuron, Neurons, SpikingLayer, State, ThresholdBatchNorm
+from affuse.parts.spiking.resnet import SpikingResNet18
 
 __all__ = [
     "Neuron",
@@ -15,6 +16,7 @@ __all__ = [
     "SpikingLayer",
     "SpikingMLP",
     "SpikingRecurrentNet",
+    "SpikingResNet18",
     "State",
     "ThresholdBatchNorm",
 ]

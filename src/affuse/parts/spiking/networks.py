@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -36,7 +36,7 @@ class SpikingConvNet(nn.Module):
         pooling: of the currents, 2 x 2.
 
     Raises:
-        AffuseError: an image too small to be halved so often; in a call, an image of another shape.
+        AffuseError: an image too small to be halved so often, an unknown pooling; in a call, an image of another shape.
     """
 
     def __init__(
@@ -52,6 +52,10 @@ class SpikingConvNet(nn.Module):
         neuron = neuron or Neuron()
         height, across = (size, size) if isinstance(size, int) else size
         halvings = len(channels_by_layer)
+        if pooling not in get_args(Pooling):
+            raise AffuseError(
+                f"pooling {pooling!r} of a spiking network is unknown: use {' or '.join(get_args(Pooling))}"
+            )
         if min(height, across) < 2**halvings:
             raise AffuseError(f"an image of {height} x {across} cannot be halved {halvings} times: use fewer layers")
         self.shape, self.width = (channels, height, across), width
