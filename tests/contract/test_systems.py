@@ -8,8 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from affuse.parts.spiking import Neuron
 from affuse.runs import save_weights
 from affuse.systems import SYSTEMS
+from affuse.systems.taaf import Encoder
 from affuse.types import Batch, Sample, System, Task
 
 CLASSES = ("calm", "tense", "away")
@@ -34,6 +36,10 @@ HIDDEN = {"text": 8, "audio": 6, "video": 7}
 ALIGNED = {"text": (5, 6), "audio": (5, 3), "video": (5, 4)}
 UNALIGNED = {"text": (4, 6), "audio": (7, 3), "video": (5, 4)}
 SENTIMENT = Task("regression", value_range=(-3.0, 3.0), units="sentiment")
+TAAF_ENCODERS = {
+    "event": Encoder("conv", channels=2, size=(8, 8), layers=(4,)),
+    "audio": Encoder("mlp", features=5, layers=()),
+}
 
 CASES = {
     "mco_e": Case(
@@ -103,6 +109,33 @@ CASES = {
         ],
         SENTIMENT,
         shorter=True,
+    ),
+    "taaf": Case(
+        {
+            "encoders": TAAF_ENCODERS,
+            "width": 16,
+            "neuron": Neuron(tau=0.9),  # nothing untrained stays silent
+            "align_causal": True,
+        },
+        {"event": (4, 2, 8, 8), "audio": (4, 5)},
+        [
+            {"encoders": {**TAAF_ENCODERS, "audio": Encoder("recurrent", features=5, layers=(6,))}},
+            {"encoders": {**TAAF_ENCODERS, "event": Encoder("conv", channels=2, size=(8, 8), layers=(3,))}},
+            {"encoders": {n: dataclasses.replace(e, encoding="direct", steps=2) for n, e in TAAF_ENCODERS.items()}},
+            {"width": 6},
+            {"neuron": Neuron("relu")},
+            {"neuron": Neuron(tau=0.5)},
+            {"neuron": Neuron(tau=0.9, reset="soft")},
+            {"fusion": "sum"},
+            {"fusion": "logit_sum"},
+            {"fusion": "film"},
+            {"fusion": "gated"},
+            {"steps": 3},
+            {"attention": False},
+            {"attend_on": "features"},
+            {"attention_width": 5},
+            {"read_out": "mean"},
+        ],
     ),
     "ef_lstm": Case(
         {"widths": WIDTHS, "hidden": 8, "layers": 2, "dropout": 0.0},

@@ -12,11 +12,13 @@ from affuse.systems.baselines.tfn import TFN
 from affuse.systems.baselines.unimodal import Unimodal
 from affuse.systems.emoe import EMOE
 from affuse.systems.mco_e import MCOENet
+from affuse.systems.taaf import TAAF
 from affuse.types import System
 
 SYSTEMS: dict[str, type[System]] = {
     "mco_e": MCOENet,
     "emoe": EMOE,
+    "taaf": TAAF,
     "ef_lstm": EFLSTM,
     "lf_dnn": LFDNN,
     "tfn": TFN,
