@@ -8,6 +8,7 @@ from affuse.data.mosi_utterances import MOSIUtterances
 from affuse.data.mult_glove import MulTGloVe
 from affuse.data.nmnist import NMNIST
 from affuse.data.see import SEE
+from affuse.data.synthetic.duet import Duet
 from affuse.data.synthetic.eyes import Eyes
 from affuse.data.synthetic.talk import Talk
 
@@ -16,6 +17,7 @@ DATASETS = {
     "nmnist": NMNIST,
     "eyes": Eyes,
     "talk": Talk,
+    "duet": Duet,
     "mosi_utterances": MOSIUtterances,
     "mmmo_youtube": MMMOYouTube,
     "mmsa": MMSA,
