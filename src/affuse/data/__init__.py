@@ -7,6 +7,7 @@ from affuse.data.mmsa import MMSA
 from affuse.data.mosi_utterances import MOSIUtterances
 from affuse.data.mult_glove import MulTGloVe
 from affuse.data.nmnist import NMNIST
+from affuse.data.ravdess import Ravdess
 from affuse.data.see import SEE
 from affuse.data.synthetic.duet import Duet
 from affuse.data.synthetic.eyes import Eyes
@@ -24,4 +25,5 @@ DATASETS = {
     "mult_glove": MulTGloVe,
     "mintrec": MIntRec,
     "features": Features,
+    "ravdess": Ravdess,
 }
