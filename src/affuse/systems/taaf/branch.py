@@ -99,7 +99,7 @@ def network_of(encoder: Encoder, width: int, neuron: Neuron) -> nn.Module:
         return SpikingMLP(encoder.features, width, neuron, **layers)
     if encoder.layers is not None:
         layers["base"] = encoder.layers[0]
-    return SpikingResNet18(encoder.channels, width, neuron, **layers)
+    return SpikingResNet18(encoder.channels, width, neuron, stem=encoder.stem, **layers)
 
 
 def held_in(features: Float[Tensor, "t r d"], rows: Tensor) -> Float[Tensor, "t b d"]:

@@ -24,6 +24,7 @@ class Encoder:
         features: of the vectors.
         layers: widths of the layers before the last, whose width is the system's; of a ResNet-18 the one width of its
             first stage. None: the network's own (affuse.parts.spiking).
+        stem: of a resnet18: ``7x7`` (stride 2, pooled) for large images, ``3x3`` (stride 1) for small ones.
         encoding: how values become the network's input. ``native``: as they are, a step an image or vector. Else each image or
             vector makes `steps` steps: ``direct``: it is given at each; ``rate``: random spikes in training, evenly
             spaced ones in evaluation; ``latency``: one spike, the earlier the larger the value. The latter two want values from
@@ -36,6 +37,7 @@ class Encoder:
     size: tuple[int, int] = (34, 34)
     features: int = 1
     layers: tuple[int, ...] | None = None
+    stem: Literal["3x3", "7x7"] = "7x7"
     encoding: Literal["native", "direct", "rate", "latency"] = "native"
     steps: int = 1
 
