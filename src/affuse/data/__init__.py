@@ -1,5 +1,8 @@
 """Data sets as users have them on disk, and the synthetic worlds. The names are those of a recipe's ``data`` section."""
 
+from affuse.data.ave import AVE
+from affuse.data.crema_d import CremaD
+from affuse.data.digits import EventAudioDigits
 from affuse.data.features import Features
 from affuse.data.mintrec import MIntRec
 from affuse.data.mmmo_youtube import MMMOYouTube
@@ -24,6 +27,9 @@ DATASETS = {
     "mmsa": MMSA,
     "mult_glove": MulTGloVe,
     "mintrec": MIntRec,
+    "event_audio_digits": EventAudioDigits,
     "features": Features,
     "ravdess": Ravdess,
+    "crema_d": CremaD,
+    "ave": AVE,
 }

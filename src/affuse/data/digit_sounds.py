@@ -155,7 +155,9 @@ class SoundEncoder:
             low_hz = max(self.features.low_hz, 50.0)
             sound = Cochlea(channels=self.features.bands, low_hz=low_hz).spikes(loud, sound.sample_rate_hz)
         elif self.form != "cochlea":
-            raise AffuseError(f"audio_form: {self.form} is made from sound, and these recordings are spikes: use cochlea")
+            raise AffuseError(
+                f"audio_form: {self.form} is made from sound, and these recordings are spikes: use cochlea"
+            )
         elif augment:
             sound = _thinned(sound, self.features.max_dropout)
         return sound.binned(count)
