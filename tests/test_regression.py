@@ -278,7 +278,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, errors: list[float]) -> None:
     def scores(records: list, task: Task) -> dict[str, float]:
         return {**SCORES(records, task), "mae": errors.pop(0)}
 
-    monkeypatch.setattr(fit.metrics, "scores", scores)
+    monkeypatch.setattr(metrics, "scores", scores)
 
 
 def test_training_stops_when_nothing_improves_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

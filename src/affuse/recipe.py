@@ -13,6 +13,7 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
+from affuse.balance import METHODS, BalanceSettings
 from affuse.data import DATASETS
 from affuse.data.splits import DataConfig
 from affuse.systems import SYSTEMS
@@ -45,6 +46,8 @@ class Training:
             ``mae`` (the smallest), ``corr`` or ``acc2_non0``, of both ``loss`` (the smallest) or ``last``, which keeps the
             last. ``auto`` is ``war`` in a classification, ``mae`` in a regression.
         select_on: ``validation``; ``test`` exists to repeat published protocols, and marks the run.
+        balance: a method that balances modalities, by its ``name`` with its settings: ``ogm_ge``, ``pmr`` or ``agm``
+            (`affuse.balance`); None: plain joint training.
         seed: of weights, order, crops and split.
         workers: processes that load samples; 0 loads in the main one.
         accelerator: as Lightning names it.
@@ -68,6 +71,7 @@ class Training:
     modality_dropout: float = 0.0
     select: Literal["auto", "war", "uar", "f1", "mae", "corr", "acc2_non0", "loss", "last"] = "auto"
     select_on: Literal["validation", "test"] = "validation"
+    balance: BalanceSettings | None = None
     seed: int = 0
     workers: int = 0
     accelerator: str = "cpu"
@@ -128,9 +132,26 @@ def resolve(settings: dict[str, Any], where: str) -> Recipe:
         _validated(SYSTEMS[system_name].Config, system_settings, "system", where),
         data_name,
         _validated(DATASETS[data_name], data_settings, "data", where),
-        _validated(Training, settings.get("training") or {}, "training", where),
+        _training(settings.get("training") or {}, where),
         settings,
     )
+
+
+def _training(values: Any, where: str) -> Training:
+    """The training section; `balance` in it is a section of its own, whose name says which settings it has."""
+    chosen = values.get("balance") if isinstance(values, dict) else None
+    if chosen is None:
+        training: Training = _validated(Training, values, "training", where)
+        return training
+    section = "training.balance"
+    # A bare name is the method with its defaults.
+    method = {"name": chosen} if isinstance(chosen, str) else chosen
+    name, own = _named({section: method}, section, tuple(METHODS), where)
+    balance = _validated(METHODS[name], own, section, where)
+    training = _validated(
+        Training, {key: value for key, value in values.items() if key != "balance"}, "training", where
+    )
+    return dataclasses.replace(training, balance=balance)
 
 
 def _overridden(settings: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -74,7 +74,12 @@ class LFDNN(System):
         answered = answered_rows(batch, self.modalities)  # b
         vectors = read_all(self.readers, batch, self.config.widths, self.widths)  # b hidden, each
         logits = self.head(torch.cat([vectors[name] for name in self.modalities], 1))
-        return Output(unanswered_as_nan(logits, answered), answered)
+        aux = {f"features/{name}": vector for name, vector in vectors.items()}
+        return Output(unanswered_as_nan(logits, answered), answered, aux=aux)
+
+    def modality_parts(self) -> dict[str, list[nn.Module]]:
+        """Each modality's reader."""
+        return {name: [self.readers[name]] for name in self.modalities}
 
     def loss(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy, or L1 in a regression."""

@@ -184,9 +184,14 @@ class SelfMM(System):
         aux, unimodal = {"fused": fused}, {}
         for name in self.modalities:
             aux[f"features_{name}"] = self.alone[name](vectors[name])  # F_s*
+            aux[f"features/{name}"] = vectors[name]
             logits = self.alone_heads[name](aux[f"features_{name}"])
             unimodal[name] = unanswered_as_nan(logits, present_rows(batch, name))
         return Output(unanswered_as_nan(self.fused_head(fused), answered), answered, unimodal=unimodal, aux=aux)
+
+    def modality_parts(self) -> dict[str, list[nn.Module]]:
+        """Each modality's reader."""
+        return {name: [self.readers[name]] for name in self.modalities}
 
     def loss(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """The task's loss, and ``unimodal``: each modality's, from its own label, weighed by how far that lies

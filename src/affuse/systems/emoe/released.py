@@ -67,6 +67,9 @@ class ReleasedTrunk(nn.Module):
             }
         )
 
+    def modality_parts(self, name: str) -> list[nn.Module]:
+        return [self.convolution[name], self.transformer[name]]
+
     def forward(self, sequences: Mapping[str, Sequences], present: Bool[Tensor, "b m"]) -> Found:
         raw = {name: self._fixed(name, sequence) for name, sequence in sequences.items()}
         weights = equal_weights(present, torch.float32) if self.router is None else self.router(raw, present)

@@ -62,8 +62,8 @@ class EMOE(System):
 
     Inputs: a sequence (b, t, d) a modality, each of its own length and width; ``text`` as token ids (b, t) where there is a
     `text_encoder`. `Output.weights` holds ``modality`` (b, m); `Output.unimodal` the logits of each modality's own head, NaN in
-    rows that lack it; `Output.aux` the fused ``features`` f_c (b, d), zero where there is no answer, and, where distillation
-    compares features, what the heads made of them.
+    rows that lack it; `Output.aux` the fused ``features`` f_c (b, d), zero where there is no answer, f'_m as ``features/NAME``
+    (b, d), and, where distillation compares features, what the heads made of them.
 
     It answers over windows of a clip: each transformer needs the whole sequence, and so does the router.
 
@@ -114,6 +114,7 @@ class EMOE(System):
         fused = combined(high, found.weights, self.config.fusion, self.factor)  # Eq. 2, 3: r d
         logits, projected = self.head(fused)
         aux = {"features": spread(fused, answered, 0.0)}
+        aux |= {f"features/{name}": spread(held[column], answered, 0.0) for column, name in enumerate(self.modalities)}
         unimodal: dict[str, Tensor] = {}
         for name, features in found.features.items():
             own, own_projected = self.unimodal[name](features)
@@ -165,6 +166,13 @@ class EMOE(System):
     def pretrained_parts(self) -> list[nn.Module]:
         """The text encoder, where there is one."""
         return [] if self.text is None else [self.text]
+
+    def modality_parts(self) -> dict[str, list[nn.Module]]:
+        """Each modality's layers up to f'_m; its own head, which only looks on, is not among them."""
+        parts = {name: self.trunk.modality_parts(name) for name in self.modalities}
+        return {
+            name: [*own, self.text] if name == "text" and self.text is not None else own for name, own in parts.items()
+        }
 
     @torch.no_grad()
     def importance(self, output: Output, batch: Batch) -> Float[Tensor, "b m"]:

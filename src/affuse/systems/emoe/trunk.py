@@ -101,6 +101,9 @@ class PaperTrunk(nn.Module):
         )
         self.pool = nn.ModuleDict({name: SequencePool(d, config.readout) for name in self.modalities})
 
+    def modality_parts(self, name: str) -> list[nn.Module]:
+        return [self.convolution[name], self.encoder[name], self.transformer[name], self.pool[name]]
+
     def forward(self, sequences: Mapping[str, Sequences], present: Bool[Tensor, "b m"]) -> Found:
         low: dict[str, Tensor] = {}
         for name, (values, mask, _) in sequences.items():

@@ -67,6 +67,10 @@ class ReleasedTrunk(nn.Module):
             nn.Linear(2 * config.released_outputs, config.released_width), nn.GELU(), nn.Dropout(config.dropout)
         )
 
+    def modality_parts(self, name: str) -> list[nn.Module]:
+        keys = [f"{name}_{frame}" for frame in self.frames]
+        return [part[key] for part in (self.encoders, self.classifier) for key in keys]
+
     def spatial_layer(self, modality: str) -> nn.Module:
         """The last map of the last frame's encoder."""
         return self.encoders[f"{modality}_last"].last_map()  # type: ignore[operator]

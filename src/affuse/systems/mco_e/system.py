@@ -135,6 +135,10 @@ class MCOENet(System):
             total = total + self.config.balance_weight * terms["balance"]
         return {**terms, "total": total}
 
+    def modality_parts(self) -> dict[str, list[nn.Module]]:
+        """Each sensor's image encoder and its map to tokens."""
+        return {name: self.trunk.modality_parts(name) for name in self.modalities}  # type: ignore[operator]
+
     def spatial_layer(self, modality: str) -> nn.Module:
         """The module whose output, ((rows * t), d, y, x), is the last map of features of a modality: for Grad-CAM.
 

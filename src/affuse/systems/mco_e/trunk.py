@@ -39,6 +39,9 @@ class PaperTrunk(nn.Module):
     def _encoder(self, name: str) -> Any:
         return self.encoders[name]
 
+    def modality_parts(self, name: str) -> list[nn.Module]:
+        return [self.encoders[name], self.project[name]]
+
     def spatial_layer(self, modality: str) -> nn.Module:
         return self._encoder(modality).last_map()
 
