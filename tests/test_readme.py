@@ -41,7 +41,9 @@ def test_every_command_is_one_that_the_project_has() -> None:
 
 
 def test_every_verb_is_shown() -> None:
-    assert {"fit", "evaluate", "predict", "doctor", "events", "features", "data"} <= {words[0] for words in AFFUSE}
+    assert {"fit", "evaluate", "predict", "doctor", "events", "features", "data", "energy"} <= {
+        words[0] for words in AFFUSE
+    }
 
 
 @pytest.mark.parametrize("words", AFFUSE, ids=shlex.join)

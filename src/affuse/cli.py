@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, others = parser.parse_known_args(plain)
     overrides = [*settings, *others]
     arguments.command = shlex.join(["affuse", *words])
-    if overrides and arguments.verb not in ("fit", "evaluate", "predict", "data"):
+    if overrides and arguments.verb not in ("fit", "evaluate", "predict", "data", "energy"):
         parser.error(f"unknown arguments: {' '.join(overrides)}")
     try:
         return arguments.run(arguments, overrides)
@@ -86,6 +86,18 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("files", metavar="FILE", nargs="+", type=Path)
     predict.add_argument("--errors", choices=("raise", "drop"), default="raise", help=_ERRORS)
     predict.set_defaults(run=_predict)
+
+    energy = verbs.add_parser("energy", help="operations and energy of a run, layer by layer", allow_abbrev=False)
+    energy.add_argument("path", metavar="RUN", type=Path)
+    energy.add_argument("--split", choices=("train", "validation", "test"), default="test")
+    energy.add_argument(
+        "--samples", type=int, metavar="N", help="how many, evenly spaced over the split (default: all)"
+    )
+    energy.add_argument("--mac-pj", type=float, default=4.6, help="picojoules a multiply-accumulate (default 4.6)")
+    energy.add_argument("--ac-pj", type=float, default=0.9, help="picojoules an accumulate (default 0.9)")
+    energy.add_argument("--neuron-updates", action="store_true", help="the sums include updates of neurons' potentials")
+    energy.add_argument("--json", action="store_true", help="print JSON")
+    energy.set_defaults(run=_energy)
 
     doctor = verbs.add_parser("doctor", help="what is installed and active; check a data set's folder")
     doctor.add_argument("--data", help="data set to check")
@@ -172,6 +184,21 @@ def _predict(arguments: argparse.Namespace, overrides: list[str]) -> int:
             print(f"affuse: {error}", file=sys.stderr)
             failures += 1
     return 1 if failures else 0
+
+
+def _energy(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from affuse.energy import estimate, tables
+
+    constants = estimate.Constants(arguments.mac_pj, arguments.ac_pj)
+    found = estimate.energy(
+        arguments.path, arguments.split, arguments.samples, constants, arguments.neuron_updates, overrides
+    )
+    if arguments.json:
+        print(json.dumps(found, indent=2))
+    else:
+        _print(tables.table(found))
+        print(f"energy: {arguments.path / estimate.ENERGY}")
+    return 0
 
 
 def _doctor(arguments: argparse.Namespace, _: list[str]) -> int:
