@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from affuse import report_plots, report_samples
+from affuse.energy import tables as energy_tables
 from affuse.types import AffuseError
 
 NAMES = {
@@ -45,7 +46,7 @@ def write_report(run: Path) -> Path:
 
     Args:
         run: the folder; it may hold ``run.json``, ``recipe.yaml``, ``metrics.json``, ``predictions.jsonl``,
-            ``history.jsonl``, ``features.safetensors`` and ``examples.safetensors``.
+            ``history.jsonl``, ``energy.json``, ``features.safetensors`` and ``examples.safetensors``.
 
     Returns:
         The path of the report: one file, without scripts, that fetches nothing.
@@ -74,6 +75,7 @@ def write_report(run: Path) -> Path:
         "figures": report_plots.figures(metrics, history, classes, of_samples),
         "measures": _measures(metrics),
         "regression": metrics.get("kind") == "regression",
+        "energy": _energy(run / "energy.json"),
         "examples": _examples(run / "examples.safetensors", classes),
         "tables": _tables({**info, "facts": facts}, metrics),
         "command": "\n".join(
@@ -232,6 +234,16 @@ def _measures(metrics: Mapping[str, Any]) -> dict[str, Any] | None:
     if alone:
         rows.append(["Samples", _say(whole["samples"]), "", *[_say(part["samples"]) for part in alone.values()], ""])
     return {"columns": columns, "rows": rows}
+
+
+def _energy(path: Path) -> dict[str, Any] | None:
+    """What ``affuse energy`` found, as the cells of a table."""
+    if not path.is_file():
+        return None
+    try:
+        return energy_tables.section(_read_json(path))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise AffuseError(f"{path}: not as affuse energy writes it ({error!r}); run affuse energy again") from None
 
 
 def _number(name: str, entry: Mapping[str, Any] | None, unit: str = "") -> str:
