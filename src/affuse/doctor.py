@@ -15,7 +15,8 @@ import torch
 
 from affuse import torchvision_schemas
 from affuse.data import DATASETS
-from affuse.doctor_data import Finding, check_nmnist, check_see
+from affuse.doctor_clips import check_ave, check_crema_d, check_ravdess
+from affuse.doctor_data import Finding, check_event_audio_digits, check_nmnist, check_see
 from affuse.doctor_features import (
     check_features,
     check_mintrec,
@@ -51,12 +52,16 @@ _EXTRAS = {
 CHECKS: dict[str, Callable[[str | Path, dict[str, Any]], list[Finding]]] = {
     "see": check_see,
     "nmnist": check_nmnist,
+    "event_audio_digits": check_event_audio_digits,
     "mmsa": check_mmsa,
     "mult_glove": check_mult_glove,
     "mintrec": check_mintrec,
     "mosi_utterances": check_mosi_utterances,
     "mmmo_youtube": check_mmmo_youtube,
     "features": check_features,
+    "ravdess": check_ravdess,
+    "crema_d": check_crema_d,
+    "ave": check_ave,
 }
 
 

@@ -86,7 +86,8 @@ class RavdessName:
                 raise AffuseError(f"{stem!r} is no RAVDESS name: its {what} is {value}, not one of {list(values)}")
         if not 1 <= int(fields[6]) <= ACTORS:
             raise AffuseError(f"{stem!r} is no RAVDESS name: its actor is {fields[6]}, not 01 to {ACTORS}")
-        return cls(*fields[:6], actor=int(fields[6]))
+        modality, channel, emotion, intensity, statement, repetition, actor = fields
+        return cls(modality, channel, emotion, intensity, statement, repetition, int(actor))
 
     @property
     def clip(self) -> str:
@@ -325,7 +326,8 @@ def read_vectors(path: Path) -> dict[str, dict[str, Float[Tensor, "1 d"]]]:
     if what:
         raise AffuseError(f"{path}: {what}; it holds ids, au and mfcc; copy it, or leave out what needs it")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: numpy leaves a file open that proves to be no archive.
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays: dict[str, NDArray[np.generic]] = {}
             for key in ("ids", *WIDTHS):
                 with file.zip.open(f"{key}.npy") as member:
@@ -346,8 +348,8 @@ def read_vectors(path: Path) -> dict[str, dict[str, Float[Tensor, "1 d"]]]:
             raise AffuseError(
                 f"{path}: {key} is {rows.shape} of {rows.dtype}; expected {(len(ids), WIDTHS[key])} finite numbers"
             )
-        rows = torch.from_numpy(rows.astype(np.float32))
-        tables[key] = {name: rows[i : i + 1] for i, name in enumerate(names)}
+        tensor = torch.from_numpy(rows.astype(np.float32))
+        tables[key] = {name: tensor[i : i + 1] for i, name in enumerate(names)}
     return tables
 
 

@@ -225,7 +225,7 @@ def frames_input(images: UInt8[Tensor, "t 3 h w"], spec: FrameSpec, training: bo
     """Frames resized and normalised; cropped and mirrored first where it is for training."""
     pixels = images.float() / 255
     if training and spec.augment:
-        top, left, height, width = _crop(*pixels.shape[-2:], spec.min_crop)
+        top, left, height, width = _crop(pixels.shape[-2], pixels.shape[-1], spec.min_crop)
         pixels = pixels[..., top : top + height, left : left + width]
         if torch.rand(()) < 0.5:
             pixels = pixels.flip(-1)
