@@ -1,4 +1,4 @@
-"""What doctor knows of data folders: SEE's and N-MNIST's, and what a finding is."""
+"""What doctor knows of data folders: SEE's, N-MNIST's and event-audio digits', and what a finding is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from affuse.data.digits import EventAudioDigits
+from affuse.data.fsdd import read_fsdd
+from affuse.data.mnist_dvs import find_mnist_dvs, read_screen_digit
 from affuse.data.nmnist import NMNIST
+from affuse.data.ntidigits import read_ntidigits
 from affuse.data.see import SequenceName, is_lfs_pointer, read_annotations, take_census
 from affuse.types import AffuseError
 
@@ -97,6 +101,90 @@ def check_nmnist(root: str | Path, counts: dict[str, Any] | None = None) -> list
     if facts["bad"]:
         what = f"{facts['bad']} recordings cannot be used: {some(list(facts['bad_names']))}"
         return [Finding("error", what, "copy them again, or raise data.max_bad_fraction to train without them")]
+    return []
+
+
+def check_event_audio_digits(root: str | Path, counts: dict[str, Any] | None = None) -> list[Finding]:
+    """Check what there is of ``nmnist``, ``mnist_dvs``, ``fsdd`` and ``ntidigits`` in a folder, by reading all of it.
+
+    Args:
+        root: the folder that holds them.
+        counts: filled with what was counted.
+    """
+    root = Path(root)
+    counts = {} if counts is None else counts
+    findings: list[Finding] = []
+    seen = [name for name in ("nmnist", "mnist_dvs") if (root / name).exists()]
+    heard = [name for name in ("fsdd", "ntidigits") if (root / name).exists()]
+    for kind, found, known in (("event", seen, "nmnist or mnist_dvs"), ("spoken", heard, "fsdd or ntidigits")):
+        if not found:
+            findings.append(
+                Finding("error", f"{root}: no folder of {kind} digits", f"name it {known}, or link it there")
+            )
+    if "nmnist" in seen:
+        mine: dict[str, Any] = {}
+        findings += check_nmnist(root / "nmnist", mine)
+        counts |= {f"nmnist_{name}": value for name, value in mine.items()}
+    if "mnist_dvs" in seen:
+        findings += _check_mnist_dvs(root / "mnist_dvs", counts)
+    for name in heard:
+        try:
+            recordings, bad = (read_fsdd if name == "fsdd" else read_ntidigits)(root / name, 1.0)
+        except AffuseError as error:
+            findings.append(Finding("error", str(error)))
+            continue
+        counts |= {f"{name}_usable": len(recordings), f"{name}_unusable": len(bad)}
+        counts[f"{name}_speakers"] = len({one.speaker for one in recordings})
+        if bad:
+            what = f"{len(bad)} recordings of {name} cannot be used: {some(list(bad))}"
+            findings.append(
+                Finding("error", what, "copy them again, or raise data.max_bad_fraction to train without them")
+            )
+    if any(finding.severity == "error" for finding in findings):
+        return findings
+    try:
+        facts = (
+            EventAudioDigits(
+                str(root),
+                event_source="nmnist" if "nmnist" in seen else "mnist_dvs",
+                audio_source="fsdd" if "fsdd" in heard else "ntidigits",
+                audio_form="cochlea",
+                scale=counts.get("mnist_dvs_scale", 4),
+                max_bad_fraction=1.0,
+            )
+            .splits(0)
+            .facts
+        )
+    except AffuseError as error:
+        return [*findings, Finding("error", str(error))]
+    counts["pairs"] = dict(facts["counts"])
+    return findings
+
+
+def _check_mnist_dvs(root: Path, counts: dict[str, Any]) -> list[Finding]:
+    bad: list[str] = []
+    usable: dict[str, int] = {}
+    for scale in (4, 8, 16):
+        try:
+            recordings = find_mnist_dvs(root, scale)
+        except AffuseError as error:
+            if "holds no recording" in str(error):
+                continue
+            return [Finding("error", str(error))]
+        for one in recordings:
+            try:
+                read_screen_digit(one.path)
+            except AffuseError as error:
+                bad.append(str(error))
+            else:
+                usable[f"scale{scale}"] = usable.get(f"scale{scale}", 0) + 1
+    counts |= {"mnist_dvs": usable, "mnist_dvs_unusable": len(bad)}
+    if bad:
+        what = f"{len(bad)} recordings of MNIST-DVS cannot be used: {some(bad)}"
+        return [Finding("error", what, "copy them again or take them away: a run stops at the first one")]
+    if not usable:
+        return [Finding("error", f"{root}: holds no recording named as mnist_0_scale04_0001.aedat")]
+    counts["mnist_dvs_scale"] = int(next(iter(usable)).removeprefix("scale"))
     return []
 
 

@@ -1,7 +1,9 @@
 import os
+import shutil
 import wave
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -14,6 +16,7 @@ from affuse import AffuseError, Batch
 from affuse.data.digit_sounds import SoundEncoder, SoundFeatures
 from affuse.data.digits import PARTS, EventAudioDigits, pair_by_digit
 from affuse.data.mnist_dvs import Movement, decode_dvs128, read_screen_digit, screen_images
+from affuse.doctor_data import check_event_audio_digits
 from affuse.signals.audio import Audio
 from affuse.signals.events import Events
 
@@ -193,7 +196,7 @@ def test_silence_is_all_zeros_however_long(form: str, augment: bool, length: int
 def test_any_sound_gives_finite_numbers_in_the_shape_of_every_other(
     length: int, level: float, steps: int, form: str
 ) -> None:
-    encoder = SoundEncoder(form, SoundFeatures(standardise="clip", bands=8), steps)  # type: ignore[arg-type]
+    encoder = SoundEncoder(form, SoundFeatures(standardise="clip", bands=8, max_speed=0.1, max_masked=0.2), steps)  # type: ignore[arg-type]
     noise = level * torch.randn(length, generator=torch.Generator().manual_seed(length))
     long = encoder.encode(Audio(torch.sin(torch.arange(9000) * 0.3), 8000))
     for augment in (False, True):
@@ -270,3 +273,21 @@ def test_real_recordings_are_split_by_takes_and_tell_digits_apart() -> None:
     ridge = torch.linalg.solve(x.T @ x + 100 * torch.eye(x.shape[1]), x.T @ y)
     right = (z @ ridge).argmax(1) == torch.tensor([s.target for s in test])
     assert right.float().mean() > 0.8  # a linear reader of a quarter of the training recordings
+
+
+def test_doctor_reads_all_of_it_and_names_what_is_wrong(root: Path, tmp_path: Path) -> None:
+    counts: dict[str, Any] = {}
+    assert check_event_audio_digits(root, counts) == []
+    assert counts["fsdd_usable"] == 180 and counts["fsdd_speakers"] == 3 and counts["nmnist_usable"] == 60
+    assert counts["mnist_dvs"] == {"scale4": 40} and counts["ntidigits_usable"] == 2 * 12 * 11
+    assert counts["pairs"]["test"] > 0
+    whats = [finding.what for finding in check_event_audio_digits(tmp_path)]
+    assert len(whats) == 2 and "event digits" in whats[0] and "spoken digits" in whats[1]
+    shutil.copytree(root / "nmnist", tmp_path / "nmnist")
+    shutil.copytree(root / "fsdd", tmp_path / "fsdd")
+    (tmp_path / "fsdd" / "4_bob_2.wav").write_bytes(b"RIFF")
+    [finding] = check_event_audio_digits(tmp_path)
+    assert finding.severity == "error" and "4_bob_2.wav" in finding.what and "1 recordings of fsdd" in finding.what
+    write_mnist_dvs(tmp_path / "mnist_dvs", 4)
+    (tmp_path / "mnist_dvs" / "grabbed_data0" / "scale4" / "mnist_0_scale04_0002.aedat").write_bytes(b"")
+    assert any("mnist_0_scale04_0002" in finding.what for finding in check_event_audio_digits(tmp_path))

@@ -73,11 +73,11 @@ class SoundFeatures:
     low_hz: float = 60.0
     duration_ms: float | None = None
     standardise: Literal["training", "clip", "none"] = "training"
-    max_shift_ms: float = 30.0
-    max_speed: float = 0.12
+    max_shift_ms: float = 15.0
+    max_speed: float = 0.0
     max_gain_db: float = 6.0
-    min_noise_db: float | None = 15.0
-    max_masked: float = 0.15
+    min_noise_db: float | None = 30.0
+    max_masked: float = 0.0
     max_dropout: float = 0.2
 
     def __post_init__(self) -> None:
