@@ -18,7 +18,7 @@ from rich.text import Text
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
-from affuse import report_plots, report_samples
+from affuse import report_balance, report_plots, report_samples
 from affuse.energy import tables as energy_tables
 from affuse.types import AffuseError
 
@@ -65,6 +65,7 @@ def write_report(run: Path) -> Path:
     of_samples = report_samples.figures(
         records, _read_features(run / "features.safetensors"), metrics, modalities, classes
     )
+    of_balance = report_balance.figures(history, records)
     page = {
         "title": f"{info.get('system', 'A run')} on {facts['name']}"
         if "name" in facts
@@ -72,7 +73,7 @@ def write_report(run: Path) -> Path:
         "subtitle": _subtitle(run, info, metrics),
         "synthetic": bool(info.get("synthetic") or metrics.get("synthetic")),
         "headline": _headline(metrics),
-        "figures": report_plots.figures(metrics, history, classes, of_samples),
+        "figures": report_plots.figures(metrics, history, classes, of_samples, of_balance),
         "measures": _measures(metrics),
         "regression": metrics.get("kind") == "regression",
         "energy": _energy(run / "energy.json"),

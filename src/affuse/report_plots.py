@@ -41,6 +41,7 @@ def figures(
     history: list[dict[str, Any]],
     classes: list[str],
     of_samples: Sequence[tuple[str, str, Markup | None]] = (),
+    of_balance: Sequence[tuple[str, str, Markup | None]] = (),
 ) -> list[dict[str, Any]]:
     """Every figure that the numbers allow, in the order of the page.
 
@@ -49,6 +50,7 @@ def figures(
         history: one row an epoch.
         classes: names of the classes, in index order.
         of_samples: title, note and drawing of what stands before the training curves: see `report_samples.figures`.
+        of_balance: the same of what stands after them, over the whole width: see `report_balance.figures`.
 
     Returns:
         ``title``, ``note``, ``svg`` and ``wide`` (whether it takes the whole width of the page) of each.
@@ -80,10 +82,12 @@ def figures(
             "Left: loss, on training and validation data. Right: the metrics on validation data.",
             _history(history),
         ),
+        *of_balance,
     ]
     shown = [{"title": title, "note": note, "svg": svg, "wide": False} for title, note, svg in drawn if svg]
+    wide = {"Training", "Weight beside importance", *(title for title, _, _ in of_balance)}
     for figure in shown:
-        figure["wide"] = figure["title"] in ("Training", "Weight beside importance")
+        figure["wide"] = figure["title"] in wide
     narrow = [figure for figure in shown if not figure["wide"]]
     if len(narrow) % 2:
         narrow[-1]["wide"] = True
