@@ -10,7 +10,8 @@ A folder holds::
 A row is ``Category&VideoID&Quality&StartTime&EndTime``; some files begin with that as a header. Categories hold commas
 ("Male speech, man speaking"), so this is no csv.
 
-**A video's id is no key**: 45 of them have two rows or three, each with another label; some stand in two parts. A sample is a row.
+**A video's id is no key**: 45 of them have two rows or three, each with another label, and some stand in two parts. A sample
+is a row.
 The published txt files and h5 orders are two different splits.
 """
 
