@@ -6,7 +6,7 @@ reading of "time step alignment by convolutional kernels" that end as spikes::
     x(t) = gain * sum_o w_o h(t + o),    w = softmax over offsets o,    y = the spikes of neurons whose input is x
 
 One kernel for all features of a modality, so that it can only move them in time, not mix them; what lies before the first
-and after the last step is silent. Because w is a distribution over offsets, its mean is a lag that can be read off.
+and after the last step is silent. Because w is a distribution over offsets, its peak is a lag that can be read off.
 Numbers of steps that differ are made equal beforehand, by linear interpolation (`resample`).
 """
 
@@ -71,8 +71,11 @@ class TimeAlignment(nn.Module):
         return torch.arange(self.kernel, device=self.logits.device, dtype=self.logits.dtype) - self.before
 
     def lag(self) -> Float[Tensor, ""]:
-        """The mean offset of the kernel, in steps: above 0 where this modality is moved to an earlier time."""
-        return (self.weights() * self.offsets()).sum()
+        """The offset with the largest weight, in steps: above 0 where this modality is moved to an earlier time.
+
+        Not the mean offset: weights that matter little need not become small, for neurons ignore what is below the threshold.
+        """
+        return self.offsets()[self.logits.argmax()]
 
     def forward(
         self, features: Float[Tensor, "t b d"], state: State | None = None
