@@ -103,7 +103,7 @@ class Counts:
         layers: in the order in which they first ran.
         neurons: the layers of neurons, in this order too.
         uncounted: modules that ran and hold weights of another kind than is counted here.
-        not_run: convolutions and linear maps that were never called.
+        not_run: convolutions and linear maps that were never called, though a system may use their weights by itself.
     """
 
     samples: int = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -60,9 +61,12 @@ def table(energy: Mapping[str, Any]) -> Table:
         title_justify="left",
         caption=" ".join(said["notes"]),
         caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     for name in said["columns"]:
-        made.add_column(name, justify="left" if name in ("Layer", "Kind") else "right")
+        # A name is folded, not cut: the ends of two layers' names are what differs.
+        made.add_column(name, justify="left" if name in ("Layer", "Kind") else "right", overflow="fold")
     for number, row in enumerate(said["rows"], 1):
         made.add_row(*[Text(cell) for cell in row], end_section=number == len(said["rows"]) - 2)
     return made
@@ -86,7 +90,7 @@ def _left_out(network: Mapping[str, Any]) -> list[str]:
     if network["uncounted"]:
         said.append(f"Weights of another kind, not counted: {', '.join(network['uncounted'])}.")
     if network["not_run"]:
-        said.append(f"Layers that were never called, and cost nothing here: {', '.join(network['not_run'])}.")
+        said.append(f"Layers that these samples never called, or whose weights are used without calling them, not counted: {', '.join(network['not_run'])}.")
     return said
 
 
