@@ -130,6 +130,21 @@ def test_names_cannot_become_markup_or_mathematics() -> None:
         assert "a/b" in texts(found[title])
 
 
+@pytest.mark.parametrize("scale", ["plain", "ratio", "share"])
+@pytest.mark.parametrize("values", [[2.5, 0.3], [0.9, 0.9], [130.0, 0.004], [0.0, 0.0]])
+def test_no_value_lies_outside_its_axis(scale: str, values: list[float]) -> None:
+    shown = [min(value, 1.0) for value in values] if scale == "share" else values
+    _, (axis,) = report_plots.canvas(2.0)
+    curve = report_balance.Curve("audio", [(1, shown[0]), (2, shown[1])], report_plots.BLUE)
+    report_balance._draw(axis, report_balance.Panel("label", [curve], scale))
+    low, high = axis.get_ylim()
+    # A logarithmic axis has no place for 0.
+    assert all(low <= value <= high for value in shown if value > 0 or scale != "ratio")
+    assert len(axis.get_yticks()) >= 2
+    if scale == "ratio":
+        assert low * high == pytest.approx(1)
+
+
 def test_more_modalities_than_colours_differ_by_their_dashes() -> None:
     names = tuple(f"sensor{number}" for number in range(6))
     drawing = drawn(rows(names), [])[ALONE]

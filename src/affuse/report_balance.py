@@ -16,13 +16,14 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from affuse.report_plots import BLUE, INK, LINE, QUIET, SERIES, canvas, svg
 
 ALONE, SHARE, TIME = "Each modality alone, by epoch", "Balance of the modalities, by epoch", "Attention by time step"
 EPOCHS, STEPS = 40, 16  # columns and rows of the attention map, at most
+FARTHEST = 20  # doublings that an axis of ratios shows, at most
 LABELS = 12  # numbers below an axis of steps, at most
 DASHES: tuple[Any, ...] = ("solid", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1, 1, 1)))
 
@@ -143,37 +144,55 @@ def _panels(panels: Sequence[Panel], label: str) -> Markup | None:
         return None
     figure, axes = canvas(2.8, panels=len(shown), width=10.0)
     for axis, panel in zip(axes, shown, strict=True):
-        values = [value for curve in panel.curves for _, value in curve.points]
-        if panel.scale == "ratio":
-            values = [value for value in values if value > 0]
-            if values:
-                axis.set_yscale("log")
-                axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-                axis.yaxis.set_minor_formatter(NullFormatter())
-            axis.axhline(1, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
-        elif panel.scale == "share":
-            axis.set_ylim(0, 1)
-            ticks = [0, 0.25, 0.5, 0.75, 1]
-            axis.set_yticks(ticks, [f"{100 * tick:.0f}" for tick in ticks])
-        else:
-            axis.set_ylim(bottom=min(0.0, *values))
+        _draw(axis, panel)
         for number, curve in enumerate(panel.curves):
-            x, y = zip(*curve.points, strict=True)
-            axis.plot(
-                x,
-                y,
-                color=curve.colour,
-                linestyle=curve.dash,
-                linewidth=2.2 if curve.colour == INK else 1.6,
-                marker="o" if len(x) < 3 else None,
-                markersize=4,
-            )
             _legend(axis, number, curve, 2 if len(shown) > 2 else 4)
-        axis.grid(axis="y", color=LINE, linewidth=0.8)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.set_xlabel("epoch", color=QUIET, fontsize=9)
-        axis.set_ylabel(panel.label, color=QUIET, fontsize=9)
     return svg(figure, label)
+
+
+def _draw(axis: Axes, panel: Panel) -> None:
+    """The lines of a panel, on an axis that holds all of them."""
+    for curve in panel.curves:
+        x, y = zip(*curve.points, strict=True)
+        axis.plot(
+            x,
+            y,
+            color=curve.colour,
+            linestyle=curve.dash,
+            linewidth=2.2 if curve.colour == INK else 1.6,
+            marker="o" if len(x) < 3 else None,
+            markersize=4,
+        )
+    values = [value for curve in panel.curves for _, value in curve.points]
+    if panel.scale == "ratio":
+        _ratio_axis(axis, [value for value in values if value > 0])
+    elif panel.scale == "share":
+        axis.set_ylim(0, 1)
+        ticks = [0, 0.25, 0.5, 0.75, 1]
+        axis.set_yticks(ticks, [f"{100 * tick:.0f}" for tick in ticks])
+    else:
+        # A line along the very top would be cut in half.
+        axis.set_ylim(min(0.0, *values), 1.05 * max(0.0, *values) or 1.0)
+    axis.grid(axis="y", color=LINE, linewidth=0.8)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xlabel("epoch", color=QUIET, fontsize=9)
+    axis.set_ylabel(panel.label, color=QUIET, fontsize=9)
+
+
+def _ratio_axis(axis: Axes, values: Sequence[float]) -> None:
+    """A logarithmic axis around 1, as far up as down, so that twice and half lie equally far away."""
+    farthest = max((abs(math.log2(value)) for value in values), default=0.0)
+    doublings = min(max(1, math.ceil(farthest)), FARTHEST)
+    every = math.ceil(doublings / 4)
+    # Limits first: a ratio of 0 alone has none on a logarithmic axis.
+    axis.set_ylim(2.0 ** -(doublings + 0.1), 2.0 ** (doublings + 0.1))
+    axis.set_yscale("log", base=2)
+    powers = sorted({sign * power for power in range(0, doublings + 1, every) for sign in (-1, 1)})
+    axis.set_yticks(
+        [2.0**power for power in powers], [f"{2**power:g}" if power >= 0 else f"1/{2**-power}" for power in powers]
+    )
+    axis.minorticks_off()
+    axis.axhline(1, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
 
 
 def _legend(axis: Axes, number: int, curve: Curve, a_row: int) -> None:
