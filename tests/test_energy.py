@@ -68,6 +68,7 @@ def convolutions(draw: st.DrawFn) -> tuple[nn.Conv1d | nn.Conv2d | nn.Conv3d, Te
     return made, (torch.rand(2, 2 * groups, *size, generator=generator) < 0.05).float()
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # PyTorch's, about its speed
 @settings(max_examples=40, deadline=None)
 @given(convolutions())
 def test_accumulates_of_a_convolution_are_those_of_a_loop_over_its_spikes(

@@ -90,7 +90,8 @@ def _left_out(network: Mapping[str, Any]) -> list[str]:
     if network["uncounted"]:
         said.append(f"Weights of another kind, not counted: {', '.join(network['uncounted'])}.")
     if network["not_run"]:
-        said.append(f"Layers that these samples never called, or whose weights are used without calling them, not counted: {', '.join(network['not_run'])}.")
+        names = ", ".join(network["not_run"])
+        said.append(f"Layers never called, or whose weights are used without calling them, not counted: {names}.")
     return said
 
 
