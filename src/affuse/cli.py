@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from affuse.types import AffuseError
+from affuse_cli import INTERRUPTED, interrupts_end_the_process
 
 DESCRIPTION = "Reads people from several sensors at once, and says why."
 _ERRORS = "bad events in a file: stop (raise, the default), or leave them out and count them (drop)"
@@ -22,22 +23,22 @@ _ERRORS = "bad events in a file: stop (raise, the default), or leave them out an
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0 when it did what was asked, 1 on an error of the input, 130 when interrupted."""
-    parser = _parser()
-    words = list(sys.argv[1:] if argv is None else argv)
-    plain, settings = _settings_apart(words)
-    arguments, others = parser.parse_known_args(plain)
-    overrides = [*settings, *others]
-    arguments.command = shlex.join(["affuse", *words])
-    if overrides and arguments.verb not in ("fit", "evaluate", "predict", "data", "energy"):
-        parser.error(f"unknown arguments: {' '.join(overrides)}")
     try:
+        parser = _parser()
+        words = list(sys.argv[1:] if argv is None else argv)
+        plain, settings = _settings_apart(words)
+        arguments, others = parser.parse_known_args(plain)
+        overrides = [*settings, *others]
+        arguments.command = shlex.join(["affuse", *words])
+        if overrides and arguments.verb not in ("fit", "evaluate", "predict", "data", "energy"):
+            parser.error(f"unknown arguments: {' '.join(overrides)}")
         return arguments.run(arguments, overrides)
     except AffuseError as error:
         print(f"affuse: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("affuse: interrupted", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader, such as head, has had enough; without this Python would complain when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -137,8 +138,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fit(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    from affuse import fit, report, runs
-    from affuse.recipe import load_recipe
+    with interrupts_end_the_process():
+        from affuse import fit, report, runs
+        from affuse.recipe import load_recipe
 
     if (arguments.recipe is None) == (arguments.resume is None):
         raise AffuseError("give either a recipe to train by, or --resume RUN")
