@@ -92,7 +92,12 @@ class LMF(System):
         vectors = read_all(self.readers, batch, self.config.widths, self.widths)  # b k, each
         names = self.modalities
         fused = low_rank_fusion([vectors[n] for n in names], [self.factors[n] for n in names], self.weights)  # b c
-        return Output(unanswered_as_nan(fused + self.bias, answered), answered)
+        aux = {f"features/{name}": vector for name, vector in vectors.items()}
+        return Output(unanswered_as_nan(fused + self.bias, answered), answered, aux=aux)
+
+    def modality_parts(self) -> dict[str, list[nn.Module]]:
+        """Each modality's reader; its factors multiply those of the others, and are shared work."""
+        return {name: [self.readers[name]] for name in self.modalities}
 
     def loss(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy, or L1 in a regression."""

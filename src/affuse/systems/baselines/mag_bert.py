@@ -178,6 +178,11 @@ class MAGBERT(System):
         finally:
             hook.remove()
 
+    def modality_parts(self) -> dict[str, list[nn.Module]]:
+        """The map of the features of the text, or its embeddings, and the other modalities' maps in the gate."""
+        word = self.project if self.bert is None else self.bert.model.embeddings
+        return {self.word: [word], **{name: [self.gate.maps[name]] for name in self.widths}}
+
     def loss(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy, or L1 in a regression."""
         return supervised(self, output, batch)

@@ -140,7 +140,12 @@ class MFN(System):
             change = torch.cat([before, *cells.values()], 1)  # c^[t-1, t]
             memory = _where(goes_on, self.delta(change, memory), memory)
         logits = self.head(torch.cat([*states.values(), memory], 1))
-        return Output(unanswered_as_nan(logits, answered), answered)
+        aux = {f"features/{name}": state for name, state in states.items()}
+        return Output(unanswered_as_nan(logits, answered), answered, aux=aux)
+
+    def modality_parts(self) -> dict[str, list[nn.Module]]:
+        """Each modality's LSTM."""
+        return {name: [self.lstms[name]] for name in self.modalities}
 
     def loss(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy, or L1 in a regression."""

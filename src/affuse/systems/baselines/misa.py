@@ -166,11 +166,21 @@ class MISA(System):
                 none = next(self.head.parameters()).new_zeros(0, self.config.hidden)
                 found = dict.fromkeys(("utterance", "shared", "private", "rebuilt"), none)
             aux |= {f"{kind}_{name}": spread(value, rows, 0.0) for kind, value in found.items()}
+            aux[f"features/{name}"] = torch.cat([aux[f"private_{name}"], aux[f"shared_{name}"]], 1)  # b (2 hidden)
         tokens = [aux[f"{kind}_{name}"] for kind in ("private", "shared") for name in self.modalities]
         there = has[answered].repeat(1, 2)  # r (2 m)
         read = self.fusion(torch.stack(tokens, 1)[answered], src_key_padding_mask=~there)  # r (2 m) hidden
         read = read.masked_fill(~there[..., None], 0.0)
         return Output(spread(self.head(read.flatten(1)), answered, torch.nan), answered, aux=aux)
+
+    def modality_parts(self) -> dict[str, list[nn.Module]]:
+        """Each modality's utterance network, its private subspace, its reconstruction, and the encoder of the text."""
+        own: dict[str, list[nn.Module]] = {
+            name: [self.utterances[name], self.private[name], self.rebuild[name]] for name in self.modalities
+        }
+        if self.text is not None:
+            own["text"].append(self.text)
+        return own
 
     def loss(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """The task's loss (cross-entropy, or L1 in a regression), ``difference``, ``similarity`` and ``reconstruction``."""

@@ -144,6 +144,10 @@ class MulT(System):
         read = self.own[target](torch.cat(heard, 2), masks[target])
         return spread(pooled(read, masks[target], "last"), own, 0.0)
 
+    def modality_parts(self) -> dict[str, list[nn.Module]]:
+        """Each modality's convolution: all that comes later sees the others."""
+        return {name: [self.convolutions[name]] for name in self.modalities}
+
     def loss(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy, or L1 in a regression."""
         return supervised(self, output, batch)

@@ -99,7 +99,12 @@ class TFN(System):
         if self.task.kind == "regression" and self.task.value_range is not None:
             low, high = self.task.value_range
             logits = low + (high - low) * torch.sigmoid(logits)
-        return Output(unanswered_as_nan(logits, answered), answered)
+        aux = {f"features/{name}": vector for name, vector in vectors.items()}
+        return Output(unanswered_as_nan(logits, answered), answered, aux=aux)
+
+    def modality_parts(self) -> dict[str, list[nn.Module]]:
+        """Each modality's reader."""
+        return {name: [self.readers[name]] for name in self.modalities}
 
     def loss(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy, or L1 in a regression."""
