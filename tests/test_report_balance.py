@@ -92,6 +92,22 @@ def test_a_regression_draws_its_errors() -> None:
     assert "mean absolute error" in found and "accuracy (WAR), %" not in found
 
 
+def test_the_fused_loss_is_its_own_term_where_the_history_has_it() -> None:
+    history = [row | {"validation/fused": 0.1 * row["validation/total"]} for row in rows()]
+
+    def fused(of: list[dict]) -> tuple[list[tuple[int, float]], str]:
+        panel = next(panel for panel in report_balance._alone(of) if panel.label == "loss")
+        curve = next(curve for curve in panel.curves if curve.name == "fused")
+        return curve.points, report_balance.figures(of, [])[0][1]
+
+    points, note = fused(history)
+    assert points == [(row["epoch"] + 1, row["validation/fused"]) for row in history]
+    assert "of the fused answer alone" in note
+    points, note = fused(rows())
+    assert points == [(row["epoch"] + 1, row["validation/total"]) for row in rows()]
+    assert "whole loss" in note
+
+
 def test_numbers_that_are_not_there_are_skipped() -> None:
     history = rows()
     history[2] = history[2] | {"validation/unimodal/audio/war": None, "validation/time/1": None, "validation/war": None}

@@ -18,8 +18,9 @@ from affuse.types import Batch, Output, Task
 class ValidationCurves:
     """Gathers what one epoch's answers say of each modality alone and of each time step; for any system.
 
-    Columns, as far as the system gives ``Output.unimodal`` and ``weights["time"]``:
+    Columns, as far as the system gives ``Output.unimodal``, ``weights["time"]`` and a loss of several terms:
 
+    * ``fused``: the term ``fused`` of the loss, which is of the fused answer alone; like the total, a mean over batches;
     * ``unimodal/NAME/war`` (of a regression ``unimodal/NAME/mae``) and ``unimodal/NAME/loss`` (mean cross-entropy, or mean
       absolute error): of what the modality alone answered, over the samples with a target that have it;
     * ``ratio/NAME``: contribution ratio, the mean softmax at the label over the mean of the other modalities' (OGM-GE);
@@ -35,10 +36,14 @@ class ValidationCurves:
         self.losses: dict[str, list[Tensor]] = {}
         self.contributions: dict[str, list[Tensor]] = {}
         self.time: list[Tensor] = []
+        self.fused: list[Tensor] = []
 
     @torch.no_grad()
-    def add(self, output: Output, batch: Batch) -> None:
-        """Take an answered batch into account."""
+    def add(self, output: Output, batch: Batch, terms: Mapping[str, Tensor] | None = None) -> None:
+        """Take an answered batch into account, and the terms of the system's loss where there is one."""
+        fused = (terms or {}).get("fused")
+        if fused is not None and bool(fused.isfinite()):
+            self.fused.append(fused.float().cpu())
         weights = output.weights.get("time")
         if weights is not None:
             self.time.append(weights[output.answered].float().cpu())  # r t
@@ -60,7 +65,7 @@ class ValidationCurves:
 
     def columns(self, records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """The columns; `records` are those of the same batches (`affuse.evaluate.as_records`)."""
-        found: dict[str, float] = {}
+        found: dict[str, float] = {"fused": float(torch.stack(self.fused).mean())} if self.fused else {}
         main = "war" if self.task.kind == "classification" else "mae"
         for name, losses in self.losses.items():
             found[f"unimodal/{name}/{main}"] = scores(self._alone(records, name), self.task)[main]

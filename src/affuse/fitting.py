@@ -115,8 +115,9 @@ class Fitting(pl.LightningModule):
 
     def validation_step(self, batch: Batch, _: int) -> None:
         output = self.system(batch)
-        self.losses.setdefault("validation/total", []).append(float(self.system.loss(output, batch)["total"]))
-        self.curves.add(output, batch)
+        terms = self.system.loss(output, batch)
+        self.losses.setdefault("validation/total", []).append(float(terms["total"]))
+        self.curves.add(output, batch, terms)
         self.records.extend(as_records(output, batch, "validation"))
 
     def on_validation_epoch_end(self) -> None:

@@ -54,14 +54,15 @@ def figures(
 
     Args:
         history: rows of ``history.jsonl``, one an epoch. Read are ``validation/unimodal/NAME/war`` (or ``mae``) and ``/loss``,
-            ``validation/war`` (or ``mae``), ``validation/total``, ``ratio/NAME`` of validation and training,
+            ``validation/war`` (or ``mae``), ``validation/fused`` or else ``validation/total``, ``ratio/NAME`` of both splits,
             ``train/k/NAME``, ``train/coefficient/NAME`` and ``validation/time/STEP``.
         records: lines of ``predictions.jsonl``, of which ``weights.time`` is read.
     """
-    alone_note = (
-        "On validation data: what each modality alone answers, beside the fused answer. The fused loss is the whole loss that "
-        "was minimised, with every term that the method adds."
-    )
+    alone_note = "On validation data: what each modality alone answers, beside the fused answer. "
+    if _points(history, "validation/fused"):
+        alone_note += "The fused loss is that of the fused answer alone."
+    else:
+        alone_note += "The fused loss is the whole loss that was minimised, with every term that the method adds."
     share_note = (
         "Contribution ratio: mean probability that a modality alone gives the true class, over that of the others; above 1 it "
         "dominates. Factor k weighs the loss of a modality. A coefficient is what a balancing method multiplies a modality's "
@@ -78,10 +79,11 @@ def figures(
 
 def _alone(history: Sequence[Mapping[str, Any]]) -> list[Panel]:
     panels = []
+    loss = "validation/fused" if _points(history, "validation/fused") else "validation/total"
     for measure, fused, label, scale in (
         ("war", "validation/war", "accuracy (WAR), %", "share"),
         ("mae", "validation/mae", "mean absolute error", "plain"),
-        ("loss", "validation/total", "loss", "plain"),
+        ("loss", loss, "loss", "plain"),
     ):
         names = _between(history, "validation/unimodal/", f"/{measure}")
         curves = _curves(history, {name: f"validation/unimodal/{name}/{measure}" for name in names})
