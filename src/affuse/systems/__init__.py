@@ -12,6 +12,7 @@ from affuse.systems.baselines.tfn import TFN
 from affuse.systems.baselines.unimodal import Unimodal
 from affuse.systems.emoe import EMOE
 from affuse.systems.mco_e import MCOENet
+from affuse.systems.mome import MoME
 from affuse.systems.taaf import TAAF
 from affuse.types import System
 
@@ -19,6 +20,7 @@ SYSTEMS: dict[str, type[System]] = {
     "mco_e": MCOENet,
     "emoe": EMOE,
     "taaf": TAAF,
+    "mome": MoME,
     "ef_lstm": EFLSTM,
     "lf_dnn": LFDNN,
     "tfn": TFN,
