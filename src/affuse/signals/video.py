@@ -1,12 +1,19 @@
-"""Video files as a stream of RGB frames with a clock, through PyAV, in bounded memory."""
+"""Video files as a stream of frames with a clock, through PyAV, in bounded memory.
+
+`read_video` gives RGB pictures, of what can be decoded. `VideoReader.timed` gives every frame that the file announces, the ones
+that are lost among them, from a moment on, and leaves it to the caller which of them become pictures.
+"""
 
 from __future__ import annotations
 
+import heapq
 import itertools
+import math
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -19,6 +26,7 @@ from affuse.types import AffuseError
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 MAX_PIXELS = 8192 * 8192
 _MAX_BAD_PACKETS_IN_A_ROW = 256
+_SEEK_FROM_US = 2_000_000  # nearer to the start, decoding forward is as quick
 
 
 class Frame(NamedTuple):
@@ -26,6 +34,13 @@ class Frame(NamedTuple):
 
     time_us: int
     image: NDArray[np.uint8]
+
+
+class Decoded(NamedTuple):
+    """One frame as the codec left it, and microseconds since the start of the stream; None where it is lost."""
+
+    time_us: int
+    frame: VideoFrame | None
 
 
 class VideoReader:
@@ -60,6 +75,15 @@ class VideoReader:
             raise AffuseError(f"{self.path}: no such file" if not self.path.exists() else f"{self.path}: not a file")
         if self.path.stat().st_size == 0:
             raise AffuseError(f"{self.path}: the file is empty")
+        self._open()
+        width, height = self._stream.width or 0, self._stream.height or 0
+        if width * height > MAX_PIXELS:
+            self.close()
+            raise AffuseError(f"{self.path}: frames of {width} x {height} are too large; scale the video down first")
+        rate = self._stream.average_rate
+        self.fps = float(rate) if rate else 0.0
+
+    def _open(self) -> None:
         try:
             # The 'file:' prefix keeps a name such as 'concat:...' from being read as an FFmpeg protocol.
             self._container = av.open(f"file:{self.path}", metadata_errors="ignore")
@@ -69,12 +93,6 @@ class VideoReader:
             self.close()
             raise AffuseError(f"{self.path}: holds no video stream")
         self._stream = self._container.streams.video[0]
-        width, height = self._stream.width or 0, self._stream.height or 0
-        if width * height > MAX_PIXELS:
-            self.close()
-            raise AffuseError(f"{self.path}: frames of {width} x {height} are too large; scale the video down first")
-        rate = self._stream.average_rate
-        self.fps = float(rate) if rate else 0.0
 
     def __enter__(self) -> VideoReader:
         return self
@@ -104,7 +122,7 @@ class VideoReader:
                     continue
                 last = time_us - first
                 if seen % self._stride == 0:
-                    yield Frame(last, _upright(decoded))
+                    yield Frame(last, rgb_image(decoded))
                     yielded += 1
                     if yielded == self._max_frames:
                         return
@@ -113,6 +131,92 @@ class VideoReader:
             self.close()
         if not seen:
             raise AffuseError(f"{self.path}: no frame can be decoded ({self.dropped} packets failed); copy it again")
+
+    def timed(self, start_us: int = 0) -> Iterator[Decoded]:
+        """Every frame in order of time, lost ones among them, from the last key frame at or before `start_us` or earlier.
+
+        A frame is lost where its packet cannot be decoded, where none comes out of it, or where the codec reports errors that
+        it has concealed; and so are those after a decoding error up to the next key frame, as they are predicted from it.
+        Frames come one at a time; times are rounded down to whole microseconds. Closes the file at the end.
+        """
+        try:
+            if start_us > _SEEK_FROM_US:
+                self._seek(start_us)
+            yield from _in_order(self._decode_or_lose())
+        finally:
+            self.close()
+
+    def _seek(self, start_us: int) -> None:
+        """To the last key frame before a moment; to the beginning, where the container cannot seek or lands late."""
+        wanted = self._zero + int(Fraction(start_us, 1_000_000) / self._time_base)
+        try:
+            self._container.seek(wanted, stream=self._stream)
+            landed = next((p.pts for p in self._container.demux(self._stream) if p.pts is not None), None)
+            if landed is not None and landed <= wanted:
+                self._container.seek(wanted, stream=self._stream)
+                return
+        except (av.error.FFmpegError, OSError, OverflowError):
+            pass  # decoded from the beginning instead
+        self.close()
+        self._open()
+
+    @property
+    def _time_base(self) -> Fraction:
+        return self._stream.time_base or Fraction(1, 1_000_000)
+
+    @property
+    def _zero(self) -> int:
+        return self._stream.start_time or 0
+
+    def _time_us(self, pts: int) -> int:
+        return math.floor((pts - self._zero) * self._time_base * 1_000_000)
+
+    def _decode_or_lose(self) -> Iterator[Decoded]:
+        """Frames in order of time; a frame that its packet promised and that did not come stands as lost in its place."""
+        promised: list[int] = []  # a heap of the times of packets whose frames are still inside the codec
+        untimed = 0
+        broken = False  # what follows a decoding error is predicted from it, up to the next key frame
+        bad_in_a_row = 0
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                break
+            except (av.error.FFmpegError, OSError):
+                self.dropped += 1  # the container itself breaks off here
+                break
+            if packet.pts is not None and not packet.is_discard:
+                heapq.heappush(promised, packet.pts)
+            try:
+                frames = packet.decode()
+                bad_in_a_row = 0 if frames else bad_in_a_row
+            except (av.error.FFmpegError, OSError):
+                frames = []
+                broken = True
+                bad_in_a_row += 1
+            for frame in frames:
+                if not isinstance(frame, VideoFrame):
+                    continue
+                if frame.pts is None:
+                    yield Decoded(round(untimed * 1e6 / (self.fps or 30.0)), None if broken else frame)
+                    untimed += 1
+                    continue
+                while promised and promised[0] < frame.pts:
+                    self.dropped += 1
+                    yield Decoded(self._time_us(heapq.heappop(promised)), None)
+                while promised and promised[0] == frame.pts:
+                    heapq.heappop(promised)
+                broken = frame.is_corrupt or (broken and not frame.key_frame)
+                yield Decoded(self._time_us(frame.pts), None if broken else frame)
+            while len(promised) > _MAX_BAD_PACKETS_IN_A_ROW:
+                self.dropped += 1
+                yield Decoded(self._time_us(heapq.heappop(promised)), None)
+            if bad_in_a_row > _MAX_BAD_PACKETS_IN_A_ROW:
+                break
+        while promised:
+            self.dropped += 1
+            yield Decoded(self._time_us(heapq.heappop(promised)), None)
 
     def _decode(self) -> Iterator[VideoFrame]:
         bad_in_a_row = 0
@@ -177,8 +281,32 @@ def simulate_events_of_video(
     return events
 
 
-def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
-    image = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+def rgb_image(frame: VideoFrame) -> NDArray[np.uint8]:
+    """A decoded frame as upright 8-bit RGB (h, w, 3)."""
+    return _turned(np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8), frame)
+
+
+def gray_image(frame: VideoFrame) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """A decoded frame as an upright gray image (h, w): as stored where the video is gray of 9 to 16 bits, else 8 bits."""
+    bits = frame.format.components[0].bits
+    if frame.format.name.startswith("gray") and 8 < bits <= 16:
+        # Read from the plane, as a conversion from 10 or 12 bits to 16 would scale the numbers.
+        order = ">u2" if frame.format.is_big_endian else "<u2"
+        rows = np.frombuffer(memoryview(frame.planes[0]), order).reshape(frame.height, -1)
+        return _turned(rows[:, : frame.width].astype(np.uint16), frame)
+    return _turned(np.asarray(frame.to_ndarray(format="gray"), dtype=np.uint8), frame)
+
+
+def _in_order(frames: Iterator[Decoded]) -> Iterator[Decoded]:
+    """Those whose times increase, from 0 on."""
+    last = -1
+    for decoded in frames:
+        if decoded.time_us > last:
+            last = decoded.time_us
+            yield decoded
+
+
+def _turned(image: NDArray[Any], frame: VideoFrame) -> NDArray[Any]:
     turns = round(frame.rotation / 90) % 4  # degrees, counterclockwise
     return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
 
