@@ -12,6 +12,7 @@ from affuse.data.mult_glove import MulTGloVe
 from affuse.data.nmnist import NMNIST
 from affuse.data.ravdess import Ravdess
 from affuse.data.see import SEE
+from affuse.data.synthetic.cabin import Cabin
 from affuse.data.synthetic.duet import Duet
 from affuse.data.synthetic.eyes import Eyes
 from affuse.data.synthetic.talk import Talk
@@ -22,6 +23,7 @@ DATASETS = {
     "eyes": Eyes,
     "talk": Talk,
     "duet": Duet,
+    "cabin": Cabin,
     "mosi_utterances": MOSIUtterances,
     "mmmo_youtube": MMMOYouTube,
     "mmsa": MMSA,
