@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,16 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = verbs.add_parser("predict", help="answer files, one JSON line each", allow_abbrev=False)
     predict.add_argument("path", metavar="RUN", type=Path)
-    predict.add_argument("files", metavar="FILE", nargs="+", type=Path)
+    what = "a file, or CAMERA=FILE for each camera of one recording; a camera left out is absent"
+    predict.add_argument("files", metavar="FILE", nargs="+", type=Path, help=what)
     predict.add_argument("--errors", choices=("raise", "drop"), default="raise", help=_ERRORS)
+    of_cameras = predict.add_argument_group("recordings of cameras")
+    seconds: dict[str, Any] = {"type": float, "metavar": "SECONDS"}
+    of_cameras.add_argument("--hop", **seconds, help="from one window to the next (default: half a window)")
+    of_cameras.add_argument("--median", **seconds, help="running median over the probabilities (default: none)")
+    of_cameras.add_argument("--minimum", **seconds, help="a shorter segment joins a neighbour (default: none does)")
+    of_cameras.add_argument("--threshold", type=float, help="below this probability there is no answer (default 0)")
+    of_cameras.add_argument("--explain", type=Path, metavar="OUT.html", help="write a page that shows why")
     predict.set_defaults(run=_predict)
 
     energy = verbs.add_parser("energy", help="operations and energy of a run, layer by layer", allow_abbrev=False)
@@ -176,8 +184,16 @@ def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
 def _predict(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from affuse import runs
     from affuse.predict import answer
+    from affuse.predict_cameras import cameras_of
 
     run = runs.load_run(arguments.path, overrides)
+    cameras = cameras_of(arguments.files, run.system.modalities)
+    if cameras:
+        print(json.dumps(_recording(arguments, run, cameras)), flush=True)
+        return 0
+    for name in ("hop", "median", "minimum", "threshold", "explain"):
+        if getattr(arguments, name) is not None:
+            raise AffuseError(f"--{name} is for a recording of cameras: give its files as CAMERA=FILE")
     failures = 0
     for file in arguments.files:
         try:
@@ -186,6 +202,30 @@ def _predict(arguments: argparse.Namespace, overrides: list[str]) -> int:
             print(f"affuse: {error}", file=sys.stderr)
             failures += 1
     return 1 if failures else 0
+
+
+def _recording(arguments: argparse.Namespace, run: Any, cameras: Mapping[str, Path]) -> dict[str, Any]:
+    from affuse import predict_cameras, report_recording
+    from affuse.segments import Segmentation
+
+    def microseconds(name: str) -> int | None:
+        value = getattr(arguments, name)
+        if value is not None and not 0 <= value < 1e6:
+            raise AffuseError(f"--{name} is a number of seconds from 0, got {value}")
+        return None if value is None else round(value * 1e6)
+
+    settings = Segmentation(
+        median_us=microseconds("median") or 0,
+        minimum_us=microseconds("minimum") or 0,
+        threshold=arguments.threshold or 0.0,
+    )
+    shown = predict_cameras.WINDOWS_SHOWN if arguments.explain is not None else 0
+    found, windows = predict_cameras.answer_recording(
+        run, cameras, hop_us=microseconds("hop"), settings=settings, shown=shown
+    )
+    if arguments.explain is not None:
+        report_recording.write_page(arguments.explain, run.system, found, windows, cameras, arguments.command)
+    return {"files": {name: str(path) for name, path in cameras.items()}, **found}
 
 
 def _energy(arguments: argparse.Namespace, overrides: list[str]) -> int:

@@ -7,13 +7,15 @@ gives events alone, and the RGB camera is absent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from affuse import runs
 from affuse.evaluate import rounded
@@ -21,7 +23,7 @@ from affuse.signals.clips import ClipSpec, event_clip, rgb_clip
 from affuse.signals.events import Events, linear_luminance, read_events, simulate_events
 from affuse.signals.face import eye_crops
 from affuse.signals.video import VIDEO_SUFFIXES, read_video
-from affuse.types import AffuseError, Batch, Sample
+from affuse.types import AffuseError, Batch, Sample, System
 
 EVENT_SUFFIXES = (".bin", ".bs2", ".raw", ".dat", ".aedat4", ".h5", ".hdf5", ".npz", ".txt", ".csv")
 CLIPS_AT_ONCE = 64  # so that a long recording does not fill the memory
@@ -151,22 +153,30 @@ def _summary(run: runs.Run, clips: list[Sample]) -> dict[str, Any]:
         for name in outputs[0].weights
     }
 
-    def described(saying: torch.Tensor, of: dict[str, torch.Tensor]) -> dict[str, Any]:
-        named = {name: rounded(values) for name, values in of.items()}
-        if "modality" in named:
-            named["modality"] = dict(zip(system.modalities, named["modality"], strict=True))  # type: ignore[assignment]
-        if task.kind == "regression":
-            return {"value": rounded(saying)[0], "units": task.units, "weights": named}
-        return {
-            "label": task.classes[int(saying.argmax())],
-            "probabilities": dict(zip(task.classes, rounded(saying), strict=True)),
-            "weights": named,
-        }
-
     spoken = [clip for clip, kept in zip(clips, answered.tolist(), strict=True) if kept]
     windows = [
-        {**clip.meta, **described(said[row], {name: values[row] for name, values in weights.items()})}
+        {**clip.meta, **describe(system, said[row], {name: values[row] for name, values in weights.items()})}
         for row, clip in enumerate(spoken)
     ]
-    whole = described(said.mean(0), {name: values.mean(0) for name, values in weights.items()})
+    whole = describe(system, said.mean(0), {name: values.mean(0) for name, values in weights.items()})
     return {"status": "ok", **whole, "windows": windows}
+
+
+def describe(system: System, said: Float[Tensor, "c"], weights: Mapping[str, Float[Tensor, "_"]]) -> dict[str, Any]:
+    """One answer as plain values: ``label`` and ``probabilities`` by class, or ``value`` and ``units``; and ``weights``.
+
+    Args:
+        said: probabilities, or the one value of a regression.
+        weights: decisions by name; those of the modalities get their names.
+    """
+    task = system.task
+    named: dict[str, Any] = {name: rounded(values) for name, values in weights.items()}
+    if "modality" in named:
+        named["modality"] = dict(zip(system.modalities, named["modality"], strict=True))
+    if task.kind == "regression":
+        return {"value": rounded(said)[0], "units": task.units, "weights": named}
+    return {
+        "label": task.classes[int(said.argmax())],
+        "probabilities": dict(zip(task.classes, rounded(said), strict=True)),
+        "weights": named,
+    }
