@@ -15,7 +15,7 @@ import torch
 
 from affuse import torchvision_schemas
 from affuse.data import DATASETS
-from affuse.doctor_clips import check_ave, check_crema_d, check_ravdess
+from affuse.doctor_clips import check_ave, check_crema_d, check_drive_and_act, check_ravdess
 from affuse.doctor_data import Finding, check_event_audio_digits, check_nmnist, check_see
 from affuse.doctor_features import (
     check_features,
@@ -62,6 +62,7 @@ CHECKS: dict[str, Callable[[str | Path, dict[str, Any]], list[Finding]]] = {
     "ravdess": check_ravdess,
     "crema_d": check_crema_d,
     "ave": check_ave,
+    "drive_and_act": check_drive_and_act,
 }
 
 

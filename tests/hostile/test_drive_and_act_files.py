@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affuse import AffuseError
+from affuse.data.drive_and_act import DriveAndAct
 from affuse.data.drive_and_act_chunks import read_chunks
 
 HEAD = "participant_id,file_id,annotation_id,frame_start,frame_end,activity,chunk_id"
@@ -24,6 +25,11 @@ def one_line(call: Callable[[], Any], *words: str) -> None:
     message = str(caught.value)
     assert "\n" not in message and len(message) < 600
     assert not [word for word in words if word not in message], message
+
+
+def test_a_missing_and_an_empty_folder_are_named(tmp_path: Path) -> None:
+    one_line(lambda: DriveAndAct(str(tmp_path / "none")).splits(0), str(tmp_path / "none"), "data.root")
+    one_line(lambda: DriveAndAct(str(tmp_path)).splits(0), "activities_3s", "no such file", "data.annotations")
 
 
 @pytest.mark.parametrize(

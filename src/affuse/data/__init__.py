@@ -3,6 +3,7 @@
 from affuse.data.ave import AVE
 from affuse.data.crema_d import CremaD
 from affuse.data.digits import EventAudioDigits
+from affuse.data.drive_and_act import DriveAndAct
 from affuse.data.features import Features
 from affuse.data.mintrec import MIntRec
 from affuse.data.mmmo_youtube import MMMOYouTube
@@ -34,4 +35,5 @@ DATASETS = {
     "ravdess": Ravdess,
     "crema_d": CremaD,
     "ave": AVE,
+    "drive_and_act": DriveAndAct,
 }
