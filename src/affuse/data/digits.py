@@ -7,7 +7,7 @@ first and paired within each split afterwards, so that no event recording and no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -18,11 +18,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from affuse.data.digit_sounds import AudioForm, SoundEncoder, SoundFeatures, SpokenDigit
-from affuse.data.fsdd import read_fsdd
+from affuse.data.fsdd import MAX_SECONDS, RATE_HZ, read_fsdd
 from affuse.data.mnist_dvs import Movement, ScreenDigit, find_mnist_dvs, read_screen_digit, screen_images
 from affuse.data.nmnist import CLASSES, NMNIST, SENSOR
 from affuse.data.ntidigits import read_ntidigits
 from affuse.data.splits import SampleSource, Splits
+from affuse.signals.audio import read_audio
+from affuse.signals.events import read_events
 from affuse.types import AffuseError, Sample, Task
 
 PARTS = ("train", "validation", "test")
@@ -100,8 +102,7 @@ class EventAudioDigits:
         events = self._events(seed)
         spoken, bad = self._spoken()
         audio = split_spoken(spoken, self.audio_split, self.holdout, seed)
-        encoder = SoundEncoder(self.audio_form, self.audio, self.steps)
-        encoder.fit(audio["train"])
+        encoder = self._fitted(audio["train"])
         generator = np.random.default_rng([seed, 1])
         made: dict[str, DigitPairs] = {}
         for name in PARTS:
@@ -147,6 +148,60 @@ class EventAudioDigits:
             synthetic=False,
             facts=facts,
         )
+
+    def recording(self, files: Mapping[str, Path], seed: int, errors: Literal["raise", "drop"] = "raise") -> Sample:
+        """A digit that is not of the data sets, for `predict`: ``event`` and ``audio`` as a split of `seed` has them.
+
+        Where the sound is standardised by the training recordings, those are read for it.
+
+        Args:
+            files: a recording of events under ``event``, a sound file under ``audio``; either may be left out. Without
+                events, or without a sample of sound, the modality is absent.
+            seed: of the run, for it drew the training recordings.
+            errors: of bad events, as `read_events` has it.
+
+        Raises:
+            AffuseError: a file cannot be read, the sensor is another one, or the training recordings are not there.
+        """
+        found: dict[str, Tensor] = {}
+        if "event" in files:
+            images = self._images(files["event"], errors)
+            found |= {} if images is None else {"event": images}
+        if "audio" in files:
+            if self.audio_source == "ntidigits":
+                raise AffuseError(
+                    f"audio={files['audio']}: this run has heard spikes of a cochlea, no sound; give event=FILE alone"
+                )
+            sound = read_audio(files["audio"], RATE_HZ, MAX_SECONDS)
+            if len(sound.samples):
+                found["audio"] = self._encoder(seed).encode(sound)
+        return Sample(found, meta={"id": " + ".join(Path(path).name for path in files.values())})
+
+    def _images(self, path: Path, errors: Literal["raise", "drop"]) -> Tensor | None:
+        """Count images (t, 2, h, w) of one recording; None of one without events."""
+        if self.event_source == "mnist_dvs":
+            screen = path.suffix.lower() == ".aedat"
+            events = read_screen_digit(path) if screen else read_events(path, errors=errors)
+            return screen_images(events, self.steps, self.size, None).log1p() if len(events) else None
+        clips = NMNIST("", frames=self.steps, size=self.size).event_clips(read_events(path, errors=errors))
+        return clips[0].inputs["event"] if clips else None
+
+    def _encoder(self, seed: int) -> SoundEncoder:
+        """What the sound of a run of `seed` went through."""
+        if self.audio.standardise != "training" or self.audio_form == "cochlea":
+            return self._fitted(())
+        try:
+            spoken, _ = self._spoken()
+        except AffuseError as error:
+            raise AffuseError(
+                f"sound is standardised by the run's training recordings, which are needed here: {error}"
+            ) from None
+        return self._fitted(split_spoken(spoken, self.audio_split, self.holdout, seed)["train"])
+
+    def _fitted(self, training: Sequence[SpokenDigit]) -> SoundEncoder:
+        encoder = SoundEncoder(self.audio_form, self.audio, self.steps)
+        encoder.fit(training)
+        return encoder
 
     def _rule(self, seed: int) -> str:
         if self.audio_source == "ntidigits":
