@@ -33,6 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "self_mm": {"widths": WIDTHS, **HIDDEN, "alone": HIDDEN["hidden"], "fusion": 8},
     "mag_bert": {"widths": WIDTHS, "text_width": 8, "layers": 1},
     "unimodal": {"widths": WIDTHS, "hidden": 8, "fusion": 8},
+    "mome": {"modalities": ("rgb", "infrared"), "width": 16, "heads": 2, "layers": 1, "gate_width": 8},
 }
 # OGM-GE asks for logits of each modality alone and modules of its own, PMR for features of each alone, AGM for the modules.
 TAKES: dict[str, set[str]] = {
@@ -49,10 +50,11 @@ TAKES: dict[str, set[str]] = {
     "self_mm": {"ogm_ge", "pmr", "agm"},
     "mag_bert": {"agm"},
     "unimodal": set(),
+    "mome": {"ogm_ge", "pmr", "agm"},
 }
 LACKS = {"ogm_ge": "Output.unimodal", "pmr": "aux features/NAME", "agm": "modality_parts"}
 OURS = set(SYSTEMS)  # before any test adds one
-HAVE_PARTS = sorted(name for name, methods in TAKES.items() if methods)
+HAVE_PARTS = sorted(name for name, methods in TAKES.items() if "agm" in methods)
 
 
 def made(name: str) -> System:
@@ -62,7 +64,7 @@ def made(name: str) -> System:
 
 def batch_for(system: System) -> Batch:
     generator = torch.Generator().manual_seed(1)
-    shapes: dict[str, tuple[int, ...]] = {"rgb": (3, 3, 32, 32), "event": (3, 3, 32, 32)}
+    shapes: dict[str, tuple[int, ...]] = {"rgb": (3, 3, 32, 32), "event": (3, 3, 32, 32), "infrared": (3, 1, 32, 32)}
     shapes |= {name: (5, width) for name, width in WIDTHS.items()}
     samples = [
         Sample({name: torch.randn(shapes[name], generator=generator) for name in system.modalities}, target=index % 3)
@@ -93,6 +95,7 @@ def test_a_method_takes_a_system_and_gives_it_finite_gradients(system_name: str,
         found = [balance.modulated(p.grad, own) for p in parameters if p.grad is not None]
         assert found
         assert all(gradient.isfinite().all() for gradient in found)
+    assert balance.parameters_of(system) or "parts" not in balance.needs
     assert set(balance.coefficients) == (set() if name == "pmr" else set(system.modalities))
 
 
@@ -123,7 +126,7 @@ def test_the_modules_of_a_modality_learn_from_it_and_from_no_other(name: str) ->
         assert learns == {which: which == present for which in own}
 
 
-@pytest.mark.parametrize("name", [name for name in HAVE_PARTS if "pmr" in TAKES[name]])
+@pytest.mark.parametrize("name", [name for name, methods in TAKES.items() if "pmr" in methods])
 def test_features_of_a_modality_come_from_it_alone(name: str) -> None:
     system = made(name).eval()
     batch = batch_for(system)
