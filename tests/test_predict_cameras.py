@@ -10,15 +10,14 @@ import av
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor
 
-from affuse import AffuseError, cli, runs
+from affuse import AffuseError, cli, explain, runs
 from affuse.data.splits import Splits
 from affuse.predict_cameras import WINDOWS_SHOWN, answer_recording, answer_windows, cameras_of, segments_of
 from affuse.recipe import Recipe, Training
-from affuse.report_recording import attention_heat, frame_shares, write_page
+from affuse.report_recording import write_page
 from affuse.segments import NO_ANSWER
 from affuse.signals.camera_windows import CameraWindow
 from affuse.signals.cameras import CameraSpec
@@ -348,19 +347,11 @@ def test_names_of_classes_are_text_on_the_page(tmp_path: Path) -> None:
     assert "<b>$x^" not in page and "&lt;b&gt;$x^" in page
 
 
-@given(st.integers(1, 8), st.integers(1, 4), st.integers(1, 4))
-def test_frame_shares_sum_to_one_and_follow_the_frames(t: int, y: int, x: int) -> None:
-    attention = torch.rand(t, y, x)
-    shares = frame_shares(attention)
-    assert shares.shape == (t,) and float(shares.sum()) == pytest.approx(1, abs=1e-5)
-    torch.testing.assert_close(shares, attention.sum((1, 2)) / attention.sum())
-
-
-def test_heat_is_warmest_where_the_attention_is_and_tokens_may_last_several_frames() -> None:
-    attention = torch.zeros(2, 4, 4)
-    attention[1, 3, 0] = 1
-    heat = attention_heat(attention, 4, 16, 16)
-    assert heat is not None and heat.shape == (4, 16, 16) and float(heat.max()) == 1
-    assert not heat[:2].any()
-    assert torch.equal(heat[2], heat[3]) and float(heat[2, 13:, :3].min()) > 0.5 and not heat[2, :8, 8:].any()
-    assert attention_heat(torch.ones(4), 4, 16, 16) is None
+def test_examples_of_a_run_hold_the_attention_of_cameras_that_are_there(system: Brightness, tmp_path: Path) -> None:
+    explain.save_examples(system, [clip(0, {"rgb": 0, "depth": 1}, lost=1)], tmp_path / "examples.safetensors")
+    tensors = load_file(tmp_path / "examples.safetensors")
+    assert {name for name in tensors if name.endswith("attention")} == {"0/rgb/attention", "0/depth/attention"}
+    attention = tensors["0/depth/attention"]
+    assert (
+        attention.shape == (4, 2, 2) and not attention[0].any() and float(attention.sum()) == pytest.approx(1, abs=1e-2)
+    )

@@ -87,10 +87,11 @@ def grad_cam(
 def save_examples(system: System, samples: Sequence[Sample], path: Path) -> None:
     """Write examples for the report: inputs and heat maps of what was answered.
 
-    The file is safetensors. ``{i}/{modality}/input`` (t, c, h, w) and ``{i}/{modality}/heat`` (t, h, w) are float16; a
-    modality that is absent, or no sequence of images, or that the system has no spatial layer for, is left out. The metadata's
-    ``examples`` is JSON: a list of id, subject, condition, target, prediction (None where not answered), probabilities and
-    modality weights by name; of a regression, ``value`` instead of prediction and probabilities.
+    The file is safetensors. ``{i}/{modality}/input`` (t, c, h, w), ``{i}/{modality}/heat`` (t, h, w) and, of a system whose
+    output has ``aux["attention/NAME"]``, ``{i}/{modality}/attention`` (t, y, x) or (t,) are float16; a modality that is
+    absent, or no sequence of images, or that the system has no spatial layer for, is left out. The metadata's ``examples`` is
+    JSON: a list of id, subject, condition, target, prediction (None where not answered), probabilities and modality weights by
+    name; of a regression, ``value`` instead of prediction and probabilities.
 
     Args:
         samples: which ones, chosen by the caller; none is fine.
@@ -116,6 +117,9 @@ def save_examples(system: System, samples: Sequence[Sample], path: Path) -> None
                 tensors[f"{row}/{modality}/input"] = images[row].half().cpu().contiguous()
                 if heat is not None:
                     tensors[f"{row}/{modality}/heat"] = heat[row].half().cpu().contiguous()
+                attention = output.aux.get(f"attention/{modality}")
+                if attention is not None and bool(output.answered[row]):
+                    tensors[f"{row}/{modality}/attention"] = attention[row].half().cpu().contiguous()
     temporary = path.with_name(path.name + ".tmp")
     save_file(tensors, temporary, metadata={"examples": json.dumps(examples)})
     os.replace(temporary, path)

@@ -12,13 +12,15 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
+from torch import Tensor
 
-from affuse import report_balance, report_plots, report_samples
+from affuse import report_balance, report_cameras, report_plots, report_samples
 from affuse.energy import tables as energy_tables
 from affuse.types import AffuseError
 
@@ -62,9 +64,12 @@ def write_report(run: Path) -> Path:
     recipe = run / "recipe.yaml"
     classes = list((info.get("task") or {}).get("classes") or metrics.get("per_class") or [])
     modalities = list(info.get("modalities") or metrics.get("modality_weight") or [])
-    of_samples = report_samples.figures(
-        records, _read_features(run / "features.safetensors"), metrics, modalities, classes
-    )
+    examples, tensors = _read_examples(run / "examples.safetensors")
+    features = _read_features(run / "features.safetensors")
+    of_samples = [
+        *report_samples.figures(records, features, metrics, modalities, classes),
+        *report_cameras.figures(records, metrics, modalities, classes, _attention(examples, tensors, modalities)),
+    ]
     of_balance = report_balance.figures(history, records)
     page = {
         "title": f"{info.get('system', 'A run')} on {facts['name']}"
@@ -77,7 +82,7 @@ def write_report(run: Path) -> Path:
         "measures": _measures(metrics),
         "regression": metrics.get("kind") == "regression",
         "energy": _energy(run / "energy.json"),
-        "examples": _examples(run / "examples.safetensors", classes),
+        "examples": _examples(examples, tensors, classes),
         "tables": _tables({**info, "facts": facts}, metrics),
         "command": "\n".join(
             (
@@ -328,15 +333,33 @@ def _say(value: object) -> str:
 # Examples.
 
 
-def _examples(path: Path, classes: list[str]) -> list[dict[str, Any]]:
+def _read_examples(path: Path) -> tuple[list[dict[str, Any]], dict[str, NDArray[np.float32]]]:
     if not path.is_file():
-        return []
+        return [], {}
     try:
         with safe_open(path, "np") as file:
             examples = json.loads((file.metadata() or {}).get("examples", "[]"))
-            tensors = {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            return examples, {name: file.get_tensor(name).astype(np.float32) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise AffuseError(f"{path}: cannot be read ({error}); write it again with affuse evaluate") from None
+
+
+def _attention(
+    examples: list[dict[str, Any]], tensors: Mapping[str, NDArray[np.float32]], modalities: Sequence[str]
+) -> list[tuple[str, dict[str, Tensor]]]:
+    """Of the examples that have it, their names and their attention by modality."""
+    found = []
+    for number, example in enumerate(examples):
+        maps = {name: tensors.get(f"{number}/{name}/attention") for name in modalities}
+        known = {name: torch.from_numpy(tensor) for name, tensor in maps.items() if tensor is not None}
+        if known:
+            found.append((str(example.get("condition") or example.get("id") or f"example {number + 1}"), known))
+    return found
+
+
+def _examples(
+    examples: list[dict[str, Any]], tensors: Mapping[str, NDArray[np.float32]], classes: list[str]
+) -> list[dict[str, Any]]:
     modalities = list(dict.fromkeys(name.split("/")[1] for name in sorted(tensors, reverse=True)))
     shown = []
     for number, example in enumerate(examples):
@@ -345,19 +368,21 @@ def _examples(path: Path, classes: list[str]) -> list[dict[str, Any]]:
             images = tensors.get(f"{number}/{modality}/input")
             if images is None:
                 continue
+            signed = "event" in modality
             everyone = [tensor for name, tensor in tensors.items() if name.split("/")[1:] == [modality, "input"]]
-            heat = tensors.get(f"{number}/{modality}/heat")
+            if not signed:
+                images, everyone = report_cameras.visible(images), [report_cameras.visible(other) for other in everyone]
+            frames = report_plots.pictures(images, everyone, signed)
             weight = (example.get("weights") or {}).get(modality)
-            strips.append(
-                {
-                    "name": "Events" if "event" in modality else modality.upper() if len(modality) < 4 else modality,
-                    "weight": "" if weight is None else f"{100 * weight:.0f} %",
-                    "png": report_plots.strip(
-                        report_plots.pictures(images, everyone, signed="event" in modality), heat
-                    ),
-                    "heat": heat is not None,
-                }
-            )
+            for kind, heat in _maps(tensors, f"{number}/{modality}", frames.shape[:3]):
+                strips.append(
+                    {
+                        "name": "Events" if signed else modality.upper() if len(modality) < 4 else modality,
+                        "weight": "" if weight is None else f"{100 * weight:.0f} %",
+                        "png": report_plots.strip(frames, heat),
+                        "map": kind,
+                    }
+                )
         if strips:
             parts = [part for part in (example.get("condition"), example.get("id")) if part]
             if "value" in example:
@@ -376,6 +401,19 @@ def _examples(path: Path, classes: list[str]) -> list[dict[str, Any]]:
                 }
             )
     return shown
+
+
+def _maps(
+    tensors: Mapping[str, NDArray[np.float32]], key: str, shape: tuple[int, ...]
+) -> list[tuple[str, NDArray[np.float32] | None]]:
+    """What is laid over the frames (t, h, w) of an example: Grad-CAM, the attention, both one after the other, or nothing."""
+    found: list[tuple[str, NDArray[np.float32] | None]] = []
+    if f"{key}/heat" in tensors:
+        found.append(("Grad-CAM", tensors[f"{key}/heat"]))
+    if f"{key}/attention" in tensors:
+        heat = report_cameras.attention_heat(torch.from_numpy(tensors[f"{key}/attention"]), *shape)
+        found += [] if heat is None else [("attention", heat.numpy())]
+    return found or [("", None)]
 
 
 def _value(value: object) -> str | None:

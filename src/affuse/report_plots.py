@@ -85,7 +85,7 @@ def figures(
         *of_balance,
     ]
     shown = [{"title": title, "note": note, "svg": svg, "wide": False} for title, note, svg in drawn if svg]
-    wide = {"Training", "Weight beside importance", *(title for title, _, _ in of_balance)}
+    wide = {"Training", "Weight beside importance", "Attention over the frames", *(title for title, _, _ in of_balance)}
     for figure in shown:
         figure["wide"] = figure["title"] in wide
     narrow = [figure for figure in shown if not figure["wide"]]

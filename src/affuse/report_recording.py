@@ -11,16 +11,13 @@ from typing import Any
 
 import jinja2
 import numpy as np
-import torch
-from jaxtyping import Float
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from torch import Tensor
-from torch.nn import functional
 
 from affuse.predict_cameras import ShownWindow
-from affuse.report_plots import BLUE, CARD, INK, LINE, QUIET, SERIES, canvas, pictures, strip, svg
+from affuse.report_cameras import ATTENTION, attention_heat, attention_over_frames, visible
+from affuse.report_plots import CARD, INK, LINE, QUIET, SERIES, canvas, pictures, strip, svg
 from affuse.types import System
 
 WINDOWS = 400  # of a plot over time, at most
@@ -52,10 +49,11 @@ def write_page(
     for name, weight in ((answer.get("weights") or {}).get("modality") or {}).items():
         lost = _lost(windows, name)
         headline.append({"name": f"Weight of {name}", "value": f"{100 * weight:.0f} %", "note": lost})
+    maps = [(f"{window.record['start_us'] / 1e6:.1f} s", window.attention) for window in shown]
     figures = [
         ("Answers over time", _ANSWERS, answers_over_time(answer, cameras, classes)),
         ("Weight of each camera over time", "Mean gate of the windows, each at its middle.", gate_over_time(answer)),
-        ("Attention over the frames", _ATTENTION, attention_over_frames(shown, cameras)),
+        (ATTENTION, _ATTENTION, attention_over_frames(maps, cameras)),
     ]
     page = {
         "title": f"What {type(system).__name__} says of a recording",
@@ -175,53 +173,6 @@ def gate_over_time(answer: Mapping[str, Any]) -> Markup | None:
     return svg(figure, "Modality weights over time")
 
 
-def attention_over_frames(shown: Sequence[ShownWindow], cameras: Sequence[str]) -> Markup | None:
-    """By camera a panel, by window a row: the share of each time step in the attention; None where no camera has any."""
-    seen = [name for name in cameras if any(name in window.attention for window in shown)]
-    if not seen:
-        return None
-    figure, axes = canvas(0.9 + 0.32 * len(shown), panels=len(seen), width=10.0)
-    for axis, name in zip(axes, seen, strict=True):
-        steps = 1
-        for row, window in enumerate(shown):
-            if name not in window.attention:
-                continue
-            shares = frame_shares(window.attention[name]).numpy()
-            steps = max(steps, len(shares))
-            for column, share in enumerate(shares.tolist()):
-                strength = 0.05 + 0.85 * share / max(float(shares.max()), 1e-9)
-                axis.add_patch(
-                    Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, facecolor=BLUE, alpha=strength, edgecolor="none")
-                )
-                if len(shares) <= 16:
-                    axis.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=INK)
-        axis.set_xlim(-0.6, steps - 0.4)
-        axis.set_ylim(len(shown) - 0.4, -0.6)
-        axis.set_title(name, fontsize=9, color=INK, loc="left", parse_math=False)
-        axis.set_xticks([0, steps - 1] if steps > 1 else [0], ["first", "last"] if steps > 1 else ["all"])
-        names = [f"{window.record['start_us'] / 1e6:.1f} s" for window in shown]
-        axis.set_yticks(range(len(shown)), names if axis is axes[0] else [""] * len(names))
-    return svg(figure, "Attention over the frames")
-
-
-def frame_shares(attention: Float[Tensor, "..."]) -> Float[Tensor, "t"]:
-    """The attention of a window, (t, y, x) or (t,), summed over each time step, as shares that sum to 1."""
-    steps = attention.flatten(1).sum(1) if attention.dim() > 1 else attention
-    return steps / steps.sum().clamp_min(torch.finfo(steps.dtype).tiny)
-
-
-def attention_heat(attention: Float[Tensor, "..."], t: int, h: int, w: int) -> Float[Tensor, "{t} {h} {w}"] | None:
-    """The attention (t', y, x) over pictures (t, h, w), the largest 1; None where it has no grid.
-
-    Fewer time steps than pictures, as of tokens that last several frames, are repeated.
-    """
-    if attention.dim() != 3:
-        return None
-    steps = (torch.arange(t) * attention.shape[0]) // t
-    large = functional.interpolate(attention[steps][:, None], (h, w), mode="bilinear", align_corners=False)[:, 0]
-    return large / large.max().clamp_min(torch.finfo(large.dtype).tiny)
-
-
 def _examples(shown: Sequence[ShownWindow], cameras: Sequence[str]) -> list[dict[str, Any]]:
     examples = []
     for window in shown:
@@ -229,27 +180,20 @@ def _examples(shown: Sequence[ShownWindow], cameras: Sequence[str]) -> list[dict
         for name in cameras:
             if name not in window.sample.inputs:
                 continue
-            everyone = [_shown_images(other.sample.inputs[name]) for other in shown if name in other.sample.inputs]
-            images = _shown_images(window.sample.inputs[name])
+            everyone = [visible(other.sample.inputs[name].numpy()) for other in shown if name in other.sample.inputs]
+            images = visible(window.sample.inputs[name].numpy())
             heat = None
             if name in window.attention:
                 heat = attention_heat(window.attention[name], len(images), *images.shape[-2:])
             weight = ((window.record.get("weights") or {}).get("modality") or {}).get(name)
             png = strip(pictures(images, everyone, signed=False), None if heat is None else heat.numpy())
             percent = "" if weight is None else f"{100 * weight:.0f} %"
-            strips.append({"name": name, "weight": percent, "png": png, "heat": heat is not None})
+            strips.append({"name": name, "weight": percent, "png": png, "map": "attention" if heat is not None else ""})
         if strips:
             name = f"{window.record['start_us'] / 1e6:.1f} to {window.record['stop_us'] / 1e6:.1f} s"
             answer = _said(window.record)
             examples.append({"name": name, "answer": answer, "truth": None, "tone": "right", "strips": strips})
     return examples
-
-
-def _shown_images(images: Tensor) -> np.ndarray:
-    """Frames (t, c, h, w); a lost one is as dark as the darkest place, a second channel, such as a mask, is left out."""
-    known = images if images.shape[1] in (1, 3) else images[:, :1]
-    finite = known[known.isfinite()]
-    return torch.nan_to_num(known, nan=float(finite.min()) if len(finite) else 0.0).float().numpy()
 
 
 def _alone(window: ShownWindow) -> dict[str, Any]:
