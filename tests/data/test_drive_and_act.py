@@ -408,25 +408,34 @@ def test_the_score_is_the_mean_over_the_three_splits(tmp_path: Path) -> None:
         mean_over_splits([write_metrics(tmp_path / "eyes", 1, 0.0, 0.0, name="eyes")])
 
 
-def test_a_made_folder_trains_and_its_metrics_are_a_split_s_score(made: Path, tmp_path: Path) -> None:
-    encoder = {"kind": "conv", "size": [16, 16], "layers": [4]}
-    channels = {"rgb": 3, "infrared": 1, "depth": 1}
+def test_a_made_folder_with_lost_frames_trains_and_its_metrics_are_a_split_s_score(own: Path, tmp_path: Path) -> None:
+    (own / "kinect_ir" / "vp1" / f"{RUN}.kinect_ir.mp4").unlink()
+    write_mp4(own / "kinect_color" / "vp2" / f"{RUN}.kinect_color.mp4", frames=30)
     recipe = resolve(
         {
-            "system": {
-                "name": "taaf",
-                "encoders": {name: {**encoder, "channels": number} for name, number in channels.items()},
-                "width": 8,
+            "system": {"name": "mome", "size": 32, "frames": 4, "width": 16, "layers": 1, "heads": 2},
+            "data": {
+                "name": "drive_and_act",
+                "root": str(own),
+                "frames": 4,
+                "cameras": {"size": 32, "depth": {"coded_far_m": 2.55}},
+                "max_bad_fraction": 0.3,
             },
-            "data": {"name": "drive_and_act", "root": str(made), "frames": 2, "cameras": {"size": 16}},
             "training": {"epochs": 1, "batch_size": 4},
         },
         "a test",
     )
     run = fit(recipe, tmp_path / "run", progress=False, with_report=False)
     found = json.loads((run / "metrics.json").read_text())
-    assert found["samples"] == 2 and found["facts"]["views"]["depth"] == "kinect_depth"
-    # Recall over the two classes that the test part has, not over all 34.
-    assert found["uar"]["value"] in (0.0, 0.5) or found["uar"]["value"] == found["war"]["value"] == 1.0
+    assert found["samples"] == 2 and found["unanswered"] == 0 and set(found["unimodal"]) == {"rgb", "infrared", "depth"}
+    assert json.loads((run / "history.jsonl").read_text())["train/total"] > 0
+    # Recall over the two classes that the test part has, not over all 34: half of them right is 0.5.
+    assert found["uar"]["value"] in (0.0, 0.5, 1.0) and found["uar"]["value"] == found["war"]["value"]
+    assert found["facts"]["views"]["depth"] == "kinect_depth"
     with pytest.raises(AffuseError, match=r"the runs are of \[0\]"):
         mean_over_splits([run])
+
+
+def test_a_recording_is_answered_in_windows_as_long_as_a_chunk() -> None:
+    window = DriveAndAct("somewhere", frames=16).camera_window
+    assert window.frames == 16 and window.step_us == 187_500 and window.span_us == 3_000_000

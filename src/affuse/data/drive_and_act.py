@@ -51,10 +51,12 @@ from affuse.data.drive_and_act_chunks import (
 )
 from affuse.data.drive_and_act_views import CAMERAS, Recording, find_recordings, kind_of, read_frames
 from affuse.data.splits import Splits
+from affuse.signals.camera_windows import CameraWindow
 from affuse.signals.cameras import CameraSpec, camera_kind
 from affuse.types import AffuseError, Sample, Task
 
 NAME = "Drive&Act"
+CHUNK_US = 3_000_000  # the longest chunk
 SYNTHETIC = "SYNTHETIC"  # a file of this name in the folder: a simulation wrote it
 
 
@@ -123,6 +125,11 @@ class DriveAndAct:
             raise AffuseError(f"DriveAndAct: {self.level} has activities only: set label to activity")
         if self.frames < 1:
             raise AffuseError(f"DriveAndAct: frames must be at least 1, not {self.frames}")
+
+    @property
+    def camera_window(self) -> CameraWindow:
+        """What `predict` reads of a recording of cameras: windows as long as the longest chunk."""
+        return CameraWindow(self.cameras, self.frames, round(CHUNK_US / self.frames))
 
     def splits(self, seed: int) -> Splits:
         """Train, validation and test of the split; the same for every seed.
