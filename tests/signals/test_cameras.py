@@ -21,10 +21,16 @@ Paths = dict[str, Path]
 
 
 def write_frames(
-    path: Path, images: Sequence[np.ndarray], fps: int, codec: str = "ffv1", kind: str = "gray", gop: int = 10
+    path: Path,
+    images: Sequence[np.ndarray],
+    fps: int,
+    codec: str = "ffv1",
+    kind: str = "gray",
+    gop: int = 10,
+    options: dict[str, str] | None = None,
 ) -> Path:
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=Fraction(fps))
+        stream = container.add_stream(codec, rate=Fraction(fps), options=options or {})
         stream.height, stream.width = images[0].shape[:2]
         stream.pix_fmt = {"rgb24": "yuv420p"}.get(kind, kind)
         stream.codec_context.gop_size = gop
@@ -150,6 +156,29 @@ def test_frames_that_cannot_be_decoded_are_marked_up_to_the_next_key_frame(tmp_p
     assert not clip.valid[13:recovered].any() and not clip.images[13:recovered].any()
     assert clip.valid[:13].all() and clip.valid[recovered:].all() and clip.lost == recovered - 13
     assert np.array_equal(clip.images[clip.valid], whole.images[clip.valid])
+
+
+def test_what_is_predicted_from_a_damaged_frame_is_marked_even_where_it_is_shown_before_it(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    texture = rng.integers(0, 255, (32, 200, 3), dtype=np.uint8)
+    images = [np.ascontiguousarray(texture[:, 2 * i : 2 * i + 48]) for i in range(36)]
+    path = write_frames(tmp_path / "whole.mp4", images, 25, "libx264", "rgb24", gop=12)
+    moments = [40_000 * i for i in range(36)]
+    true = read_cameras({"rgb": path}, moments, CameraSpec())["rgb"]
+    with av.open(str(path)) as container:
+        packets = [(p.pos, p.size, p.pts, p.dts) for p in container.demux(video=0) if p.size]
+    assert [p[2] for p in packets] != sorted(p[2] for p in packets)  # B-frames: coded in another order than shown
+    affected = 0
+    for pos, size, _, _ in packets[12:24]:
+        content = bytearray(path.read_bytes())
+        content[pos + 6 : pos + size] = rng.integers(0, 256, size - 6, dtype=np.uint8).tobytes()
+        (tmp_path / "damaged.mp4").write_bytes(content)
+        clip = read_cameras({"rgb": tmp_path / "damaged.mp4"}, moments, CameraSpec())["rgb"]
+        assert np.array_equal(clip.images[clip.valid], true.images[clip.valid])
+        # A decoder that loses a key frame may drop what it had not shown yet, and that costs what is predicted from it.
+        assert 1 <= clip.lost <= 15 and clip.valid[:9].all() and clip.valid[24:].all()
+        affected += clip.lost
+    assert affected > 24  # not only the damaged frames themselves
 
 
 @pytest.mark.parametrize("format", ["gray10le", "gray16le"])

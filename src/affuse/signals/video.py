@@ -6,7 +6,6 @@ that are lost among them, from a moment on, and leaves it to the caller which of
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import math
 from collections.abc import Iterator
@@ -21,11 +20,11 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from affuse.signals.events import Events, linear_luminance, simulate_events, write_events
+from affuse.signals.lost_frames import MAX_BAD_PACKETS_IN_A_ROW, decode_or_lose
 from affuse.types import AffuseError
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 MAX_PIXELS = 8192 * 8192
-_MAX_BAD_PACKETS_IN_A_ROW = 256
 _SEEK_FROM_US = 2_000_000  # nearer to the start, decoding forward is as quick
 
 
@@ -76,6 +75,11 @@ class VideoReader:
         if self.path.stat().st_size == 0:
             raise AffuseError(f"{self.path}: the file is empty")
         self._open()
+        if getattr(self._stream, "codec_context", None) is None:
+            self.close()
+            raise AffuseError(
+                f"{self.path}: coded in a way that FFmpeg does not know, or damaged; convert it or copy it again"
+            )
         width, height = self._stream.width or 0, self._stream.height or 0
         if width * height > MAX_PIXELS:
             self.close()
@@ -135,14 +139,27 @@ class VideoReader:
     def timed(self, start_us: int = 0) -> Iterator[Decoded]:
         """Every frame in order of time, lost ones among them, from the last key frame at or before `start_us` or earlier.
 
-        A frame is lost where its packet cannot be decoded, where none comes out of it, or where the codec reports errors that
-        it has concealed; and so are those after a decoding error up to the next key frame, as they are predicted from it.
-        Frames come one at a time; times are rounded down to whole microseconds. Closes the file at the end.
+        What counts as lost is said in affuse.signals.lost_frames. Frames come one at a time; times are rounded down to whole
+        microseconds. Closes the file at the end.
         """
         try:
             if start_us > _SEEK_FROM_US:
                 self._seek(start_us)
-            yield from _in_order(self._decode_or_lose())
+            codec = self._stream.codec_context
+            codec.thread_count, codec.options = 1, {"err_detect": "explode"}
+            last = -1
+            untimed = 0
+            for pts, frame in decode_or_lose(self._container.demux(self._stream), codec.name):
+                if pts is None:
+                    time_us = int(untimed * 1e6 / (self.fps or 30.0))
+                    untimed += 1
+                else:
+                    time_us = math.floor((pts - self._zero) * self._time_base * 1_000_000)
+                if frame is None:
+                    self.dropped += 1
+                if time_us > last:
+                    last = time_us
+                    yield Decoded(time_us, frame)
         finally:
             self.close()
 
@@ -168,56 +185,6 @@ class VideoReader:
     def _zero(self) -> int:
         return self._stream.start_time or 0
 
-    def _time_us(self, pts: int) -> int:
-        return math.floor((pts - self._zero) * self._time_base * 1_000_000)
-
-    def _decode_or_lose(self) -> Iterator[Decoded]:
-        """Frames in order of time; a frame that its packet promised and that did not come stands as lost in its place."""
-        promised: list[int] = []  # a heap of the times of packets whose frames are still inside the codec
-        untimed = 0
-        broken = False  # what follows a decoding error is predicted from it, up to the next key frame
-        bad_in_a_row = 0
-        packets = self._container.demux(self._stream)
-        while True:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                break
-            except (av.error.FFmpegError, OSError):
-                self.dropped += 1  # the container itself breaks off here
-                break
-            if packet.pts is not None and not packet.is_discard:
-                heapq.heappush(promised, packet.pts)
-            try:
-                frames = packet.decode()
-                bad_in_a_row = 0 if frames else bad_in_a_row
-            except (av.error.FFmpegError, OSError):
-                frames = []
-                broken = True
-                bad_in_a_row += 1
-            for frame in frames:
-                if not isinstance(frame, VideoFrame):
-                    continue
-                if frame.pts is None:
-                    yield Decoded(round(untimed * 1e6 / (self.fps or 30.0)), None if broken else frame)
-                    untimed += 1
-                    continue
-                while promised and promised[0] < frame.pts:
-                    self.dropped += 1
-                    yield Decoded(self._time_us(heapq.heappop(promised)), None)
-                while promised and promised[0] == frame.pts:
-                    heapq.heappop(promised)
-                broken = frame.is_corrupt or (broken and not frame.key_frame)
-                yield Decoded(self._time_us(frame.pts), None if broken else frame)
-            while len(promised) > _MAX_BAD_PACKETS_IN_A_ROW:
-                self.dropped += 1
-                yield Decoded(self._time_us(heapq.heappop(promised)), None)
-            if bad_in_a_row > _MAX_BAD_PACKETS_IN_A_ROW:
-                break
-        while promised:
-            self.dropped += 1
-            yield Decoded(self._time_us(heapq.heappop(promised)), None)
-
     def _decode(self) -> Iterator[VideoFrame]:
         bad_in_a_row = 0
         packets = self._container.demux(self._stream)
@@ -234,7 +201,7 @@ class VideoReader:
             except (av.error.FFmpegError, OSError):
                 self.dropped += 1
                 bad_in_a_row += 1
-                if bad_in_a_row > _MAX_BAD_PACKETS_IN_A_ROW:
+                if bad_in_a_row > MAX_BAD_PACKETS_IN_A_ROW:
                     return
                 continue
             if frames:
@@ -295,15 +262,6 @@ def gray_image(frame: VideoFrame) -> NDArray[np.uint8] | NDArray[np.uint16]:
         rows = np.frombuffer(memoryview(frame.planes[0]), order).reshape(frame.height, -1)
         return _turned(rows[:, : frame.width].astype(np.uint16), frame)
     return _turned(np.asarray(frame.to_ndarray(format="gray"), dtype=np.uint8), frame)
-
-
-def _in_order(frames: Iterator[Decoded]) -> Iterator[Decoded]:
-    """Those whose times increase, from 0 on."""
-    last = -1
-    for decoded in frames:
-        if decoded.time_us > last:
-            last = decoded.time_us
-            yield decoded
 
 
 def _turned(image: NDArray[Any], frame: VideoFrame) -> NDArray[Any]:
