@@ -1,4 +1,4 @@
-"""The synthetic cabin: a stylised driver and fifteen actions before a colour, an infrared and a depth camera.
+"""The synthetic cabin: a stylised driver and seventeen actions before a colour, an infrared and a depth camera.
 
 Every clip has a person, an action, a light and a motion of its own, all drawn from the seed, its split and its number. The
 same scene goes to the three cameras. What real data cannot tell is known: how well each of them saw head, arms and things,
@@ -24,7 +24,8 @@ CLASSES = tuple(ACTIONS)
 CAMERAS = ("rgb", "infrared", "depth")
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-_MIDDLE_M, _SCALE_M = 0.95, 0.35  # distances as inputs: against the driver's, in units of the scene's spread
+# Distances as inputs: against the driver's, by the scene's spread. No whole step of the camera becomes 0, which says none.
+_MIDDLE_M, _SCALE_M = 0.9557, 0.35
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""What the driver of the synthetic cabin does: fifteen fine-grained actions as motions of hands, head and things.
+"""What the driver of the synthetic cabin does: seventeen fine-grained actions as motions of hands, head and things.
 
 Names are Drive&Act's. Some actions are look-alikes: opening and closing a bottle or a laptop and fastening and unfastening
-the belt are the same motion in the two directions of time, and drinking and eating the same motion with another thing.
+the belt are the same motion in the two directions of time; drinking and eating, reading a newspaper and a magazine, and
+writing and using a phone are the same motion with another thing.
 Lengths are half image widths: x runs from -1 to 1 (left to right), y from -1 down to 1; z is the distance in metres.
 """
 
@@ -124,12 +125,16 @@ def _talking(s: _Scene) -> Motion:
     return replace(_still(s), active=hand, things=(phone,))
 
 
-def _on_phone(s: _Scene) -> Motion:
+def _tapping(kind: str) -> Callable[[_Scene], Motion]:
+    return lambda s: _tap(s, kind)
+
+
+def _tap(s: _Scene, kind: str) -> Motion:
     held = s.jitter(CHEST, 0.05) + s.shake(0.01, (1.0, 2.0))
     tapping = held + np.array([0.1 * s.side, 0.03, -0.02]) + s.shake(0.035, (2.0, 4.0))
-    phone = _thing("phone", held + np.array([0, -0.06, -0.01]), s.rng.normal(0, 0.15))
+    thing = _thing(kind, held + np.array([0, -0.06, -0.01]), s.rng.normal(0, 0.15))
     head = np.repeat([[0.0, 0.03]], len(s.u), 0)
-    return replace(_still(s), active=tapping, other=held, head=head, things=(phone,))
+    return replace(_still(s), active=tapping, other=held, head=head, things=(thing,))
 
 
 def _opening_bottle(s: _Scene) -> Motion:
@@ -170,7 +175,11 @@ def _working(s: _Scene) -> Motion:
     )
 
 
-def _reading(s: _Scene) -> Motion:
+def _reading(kind: str) -> Callable[[_Scene], Motion]:
+    return lambda s: _read(s, kind)
+
+
+def _read(s: _Scene, kind: str) -> Motion:
     centre = s.jitter((0.05, 0.42, 0.7), 0.05) + s.shake(0.012, (0.5, 1.5))
     hands = [centre + np.array([0.26 * way, 0.06, -0.01]) for way in (s.side, -s.side)]
     if s.rng.uniform() < 0.5:  # a page is turned
@@ -183,7 +192,7 @@ def _reading(s: _Scene) -> Motion:
         active=hands[0],
         other=hands[1],
         head=head,
-        things=(_thing("newspaper", centre, s.rng.normal(0, 0.06)),),
+        things=(_thing(kind, centre, s.rng.normal(0, 0.06)),),
     )
 
 
@@ -218,16 +227,18 @@ ACTIONS: dict[str, Callable[[_Scene], Motion]] = {
     "drinking": _to_mouth("bottle", 1.6),
     "eating": _to_mouth("food", 0.5),
     "fastening_seat_belt": _fastening,
-    "interacting_with_phone": _on_phone,
+    "interacting_with_phone": _tapping("phone"),
     "looking_or_moving_around (e.g. searching)": _looking,
     "opening_bottle": _opening_bottle,
     "opening_laptop": _opening_laptop,
-    "reading_newspaper": _reading,
+    "reading_magazine": _reading("magazine"),
+    "reading_newspaper": _reading("newspaper"),
     "sitting_still": _still,
     "talking_on_phone": _talking,
     "unfastening_seat_belt": _reversed(_fastening),
     "using_multimedia_display": _display,
     "working_on_laptop": _working,
+    "writing": _tapping("notebook"),
 }
 
 

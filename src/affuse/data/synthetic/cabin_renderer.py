@@ -40,14 +40,16 @@ class Surface:
     infrared: float
 
 
-# Phones, screens and the belt's metal throw the infrared lamp back; fabrics and skin are all bright in near infrared.
+# Fabrics, skin, paper and plastics are all bright in near infrared; the belt's metal throws the lamp back.
 THINGS = {
-    "bottle": Surface((0.08, 0.3, 0.55), 0.75),
-    "cap": Surface((0.75, 0.75, 0.7), 0.7),
-    "phone": Surface((0.03, 0.03, 0.035), 0.05),
-    "food": Surface((0.75, 0.4, 0.08), 0.7),
+    "bottle": Surface((0.08, 0.3, 0.55), 0.62),
+    "cap": Surface((0.75, 0.75, 0.7), 0.6),
+    "phone": Surface((0.03, 0.03, 0.035), 0.25),
+    "food": Surface((0.75, 0.4, 0.08), 0.6),
     "newspaper": Surface((0.62, 0.6, 0.55), 0.6),
-    "laptop": Surface((0.3, 0.31, 0.33), 0.3),
+    "magazine": Surface((0.6, 0.12, 0.1), 0.55),
+    "notebook": Surface((0.75, 0.72, 0.3), 0.6),
+    "laptop": Surface((0.3, 0.31, 0.33), 0.42),
 }
 BELT = Surface((0.05, 0.05, 0.055), 0.22)
 METAL = Surface((0.5, 0.5, 0.5), 1.6)
@@ -89,9 +91,9 @@ class View:
 def draw_subject(rng: np.random.Generator) -> Subject:
     """A person and their car."""
 
-    def cloth(darkest: float, brightest: float) -> Surface:
+    def cloth(darkest: float, brightest: float, colourful: float) -> Surface:
         level = np.exp(rng.uniform(np.log(darkest), np.log(brightest)))
-        red, green, blue = np.clip(level * rng.uniform(0.5, 1.5, 3), 0.01, 0.9).tolist()
+        red, green, blue = np.clip(level * rng.uniform(1 - colourful, 1 + colourful, 3), 0.01, 0.9).tolist()
         return Surface((red, green, blue), rng.uniform(0.45, 0.7))
 
     fair = rng.uniform()
@@ -104,10 +106,10 @@ def draw_subject(rng: np.random.Generator) -> Subject:
         width=rng.uniform(0.3, 0.38),
         skin=Surface((red, green, blue), rng.uniform(0.5, 0.65)),
         hair=Surface((1.3 * dark, dark, 0.8 * dark), rng.uniform(0.15, 0.45)),
-        shirt=cloth(0.04, 0.6),
-        trousers=cloth(0.02, 0.2),
-        seat=cloth(0.03, 0.25),
-        cabin=cloth(0.06, 0.2),
+        shirt=cloth(0.05, 0.4, 0.4),
+        trousers=cloth(0.02, 0.15, 0.2),
+        seat=cloth(0.02, 0.06, 0.15),
+        cabin=cloth(0.05, 0.1, 0.15),
         speed=rng.uniform(0.85, 1.2),
         right_handed=rng.uniform() < 0.85,
     )
@@ -233,16 +235,16 @@ def _thing(canvas: _Canvas, thing: Thing, place: Any, t: int) -> None:
         canvas.disc(surface, x, y, z, 0.03, 4)
     elif thing.kind == "food":
         canvas.polygon(surface, _box(x, y + 0.02, 0.07, 0.06, angle), z, 4)
-    elif thing.kind == "phone":
+    elif thing.kind in ("phone", "notebook"):
         canvas.polygon(surface, _box(x, y, 0.055, 0.1, angle), z, 4)
-    elif thing.kind == "newspaper":
+    elif thing.kind in ("newspaper", "magazine"):
         canvas.polygon(surface, _box(x, y, 0.29, 0.2, angle), z, 4)
         canvas.polygon(Surface((0.25, 0.25, 0.25), 0.45), _box(x, y, 0.012, 0.2, angle), z, 4, order=z - 0.001)
     else:
         height = TALL * float(thing.opening[t])
         canvas.polygon(surface, _box(x, y + 0.03, 0.25, 0.04), z, 4)
         lid = [[x - 0.24, y], [x + 0.24, y], [x + 0.25, y - height - 0.01], [x - 0.25, y - height - 0.01]]
-        canvas.polygon(Surface((0.4, 0.41, 0.43), 0.36), lid, z - 0.02, 4)
+        canvas.polygon(Surface((0.4, 0.41, 0.43), 0.46), lid, z - 0.02, 4)
 
 
 def render(subject: Subject, motion: Motion, size: int, oversampling: int, lying: tuple[str, ...] = ()) -> View:

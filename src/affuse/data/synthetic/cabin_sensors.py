@@ -37,9 +37,9 @@ class Light:
 
 LIGHTS: dict[str, Light] = {
     "day": Light((0.5, 1.1)),
-    "dusk": Light((0.02, 0.06)),
-    "night": Light((0.0002, 0.0012)),
-    "glare": Light((0.25, 0.6), (10.0, 40.0), 0.03),
+    "dusk": Light((0.04, 0.12)),
+    "night": Light((0.0003, 0.002)),
+    "glare": Light((0.25, 0.6), (6.0, 25.0), 0.03),
 }
 
 
@@ -54,7 +54,9 @@ class CabinCameras:
         lamp: range of the strength of the infrared lamp on what is one metre away, drawn log-uniformly for a clip; 1 fills the
             well from a white surface.
         sun_in_infrared: share of daylight and sun that passes its filter.
-        depth_noise: standard deviation of the distance at one metre, metres; it grows with the square of the distance.
+        depth_noise: standard deviation of the distance at one metre of what is as bright in infrared as cloth (0.5), metres;
+            it grows with the square of the distance, and on what is darker.
+        depth_binning: side, in pixels of the picture, of the squares that the depth camera measures as one.
         depth_step: distances are whole multiples of it, metres.
         depth_holes: chance that a pixel cut by an edge, dark or mirroring gets no answer.
     """
@@ -64,18 +66,26 @@ class CabinCameras:
     largest_gain: float = 20.0
     infrared_well: float = 600.0
     infrared_noise: float = 20.0
-    lamp: tuple[float, float] = (0.12, 0.6)
+    lamp: tuple[float, float] = (0.05, 0.5)
     sun_in_infrared: float = 0.05
-    depth_noise: float = 0.03
+    depth_noise: float = 0.07
+    depth_binning: int = 3
     depth_step: float = 0.01
     depth_holes: float = 0.6
 
     def __post_init__(self) -> None:
-        positive = (self.full_well, self.largest_gain, self.infrared_well, self.depth_step, *self.lamp)
+        positive = (
+            self.full_well,
+            self.largest_gain,
+            self.infrared_well,
+            self.depth_step,
+            self.depth_binning,
+            *self.lamp,
+        )
         rest = (self.read_noise, self.infrared_noise, self.sun_in_infrared, self.depth_noise)
         if min(positive) <= 0 or self.lamp[0] > self.lamp[1] or min(rest) < 0 or not 0 <= self.depth_holes <= 1:
             raise AffuseError(
-                "cabin cameras: wells, gain, lamp and depth_step must be positive, noises not negative, "
+                "cabin cameras: wells, gain, lamp, depth_step and depth_binning must be positive, noises not negative, "
                 "lamp must rise, and depth_holes lie in [0, 1]"
             )
 
@@ -110,15 +120,21 @@ def expose(view: View, light_name: str, cameras: CabinCameras, rng: np.random.Ge
     infrared, expected, noise = _photograph(scene, 1.0, cameras.infrared_well, cameras.infrared_noise, rng)
     signal["infrared"] = _visibility(expected[..., None], noise[..., None], edges)
 
-    noise = cameras.depth_noise * z**2
+    # One value a square: that of its first pixel, as if the sensor had fewer and larger ones.
+    z, dark, cut, open_ = (
+        _binned(image, cameras.depth_binning) for image in (z, view.infrared, view.spread, view.distance)
+    )
+    noise = cameras.depth_noise * z**2 * np.sqrt(0.5 / np.clip(dark, 0.05, 1))
     measured = z + noise * rng.standard_normal(z.shape, dtype=np.float32)
     steps = np.round(measured / cameras.depth_step) * cameras.depth_step
-    hard = (view.spread > 0.08) | (view.infrared < 0.08) | (view.infrared > 1)
-    lost = np.where(view.distance > 0, np.where(hard, cameras.depth_holes, 0.01), 1.0).astype(np.float32)
+    hard = (cut > 0.08) | (dark < 0.08) | (dark > 1)
+    lost = np.where(open_ > 0, np.where(hard, cameras.depth_holes, 0.01), 1.0).astype(np.float32)
     answered = rng.random(z.shape, dtype=np.float32) >= lost
-    depth = np.where(answered, np.round(steps * 1000), 0).clip(0, 65535).astype(np.uint16)
     spread = np.sqrt(noise**2 + cameras.depth_step**2 / 12)
-    signal["depth"] = _visibility(z[..., None], spread[..., None], edges, 1 - lost)
+    depth = np.where(answered, np.round(steps * 1000), 0).clip(0, 65535).astype(np.uint16)
+    back = [_unbinned(image, cameras.depth_binning, view.parts.shape[1]) for image in (z, spread, 1 - lost)]
+    signal["depth"] = _visibility(back[0][..., None], back[1][..., None], edges, back[2])
+    depth = _unbinned(depth, cameras.depth_binning, view.parts.shape[1])
     return Seen(rgb, infrared, depth, signal)
 
 
@@ -138,6 +154,14 @@ def _daylight(light: Light, size: int, rng: np.random.Generator) -> tuple[NDArra
 def _vignette(size: int) -> NDArray[np.float32]:
     grid = (np.arange(size) + 0.5) * 2 / size - 1
     return np.asarray(np.exp(-0.35 * (grid[None, :] ** 2 + grid[:, None] ** 2)), np.float32)
+
+
+def _binned(images: NDArray[Any], side: int) -> NDArray[Any]:
+    return images[:, ::side, ::side]
+
+
+def _unbinned(images: NDArray[Any], side: int, size: int) -> NDArray[Any]:
+    return images.repeat(side, 1).repeat(side, 2)[:, :size, :size]
 
 
 def _photograph(
