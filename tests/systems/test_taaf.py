@@ -109,6 +109,18 @@ def test_alignment_moves_spikes_by_its_offset_and_says_so() -> None:
     assert lags == {"event": 0.0, "audio": 2.0}
 
 
+def test_the_lag_of_two_modalities_is_the_distance_of_their_kernels_however_they_spread() -> None:
+    taaf = system(align_kernel=9)
+    spread = torch.tensor([0.0, 1.0, 2.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0])
+    with torch.no_grad():
+        taaf._branch("event").alignment.logits.copy_(spread)
+        taaf._branch("audio").alignment.logits.copy_(spread.roll(3))
+    assert taaf.lag("event", "audio") == 3
+    assert taaf.lag("audio", "event") == -3
+    with pytest.raises(AffuseError, match="no time alignment of 'smell'"):
+        taaf.lag("event", "smell")
+
+
 def test_alignment_learns_a_known_lag() -> None:
     torch.manual_seed(0)
     early = (torch.rand(12, 32, 4) < 0.3).float()

@@ -178,6 +178,24 @@ class TAAF(System):
             found[name] = 0.0 if alignment is None else float(alignment.lag().detach())
         return found
 
+    def lag(self, earlier: str, later: str) -> int:
+        """Steps by which the time alignments bring `later` forward against `earlier`: the peak of their kernels' correlation.
+
+        Kernels that spread, because evidence is welcome at every step, still agree on how far apart they lie.
+
+        Raises:
+            AffuseError: no such modality, or no time alignment.
+        """
+        kernels = []
+        for name in (earlier, later):
+            alignment = self._branch(name).alignment if name in self.modalities else None
+            if alignment is None:
+                raise AffuseError(f"no time alignment of {name!r} in this system of {list(self.modalities)}: set align")
+            kernels.append(alignment.weights().detach())
+        k = len(kernels[0])
+        overlap = torch.nn.functional.conv1d(kernels[1][None, None], kernels[0][None, None], padding=k - 1)  # 1 1 2k-1
+        return int(overlap.argmax()) - (k - 1)
+
     def twin(self) -> TAAF:
         """The non-spiking twin: the same layers and settings with rectified linear units, new weights."""
         return TAAF(replace(self.config, neuron=Neuron("relu")), self.task)
