@@ -340,6 +340,8 @@ def test_impossible_wishes_are_clear_errors(cabin: Paths) -> None:
         camera_windows({}, CameraSpec(), frames=4, step_us=100, hop_us=100)
     with pytest.raises(AffuseError, match="'thermal'"):
         read_cameras({"thermal": cabin["rgb"]}, [0], CameraSpec())
+    with pytest.raises(AffuseError, match="'colour'"):
+        CameraSpec(offsets_us={"colour": 5})
     for wrong in ({"size": 0}, {"max_age_us": -1}, {"rgb_std": 0.0}):
         with pytest.raises(AffuseError, match=next(iter(wrong))):
             CameraSpec(**wrong)  # type: ignore[arg-type]

@@ -72,6 +72,8 @@ class CameraSpec:
             raise AffuseError(f"max_age_us must not be negative, got {self.max_age_us}")
         if min(self.rgb_std, self.infrared_std) <= 0 or (self.infrared_white is not None and self.infrared_white <= 0):
             raise AffuseError("rgb_std, infrared_std and infrared_white must be positive")
+        for name in (*self.offsets_us, *self.fps):
+            camera_kind(name)
 
 
 @dataclass(frozen=True)
