@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from affuse.data import ave, crema_d, ravdess
 from affuse.data import drive_and_act_chunks as chunks
+from affuse.data.drive_and_act import SYNTHETIC
 from affuse.data.drive_and_act_views import find_recordings
 from affuse.data.sound_and_frames import fault
 from affuse.doctor_data import Finding, some
@@ -147,6 +148,7 @@ def check_drive_and_act(root: str | Path, counts: dict[str, Any] | None = None) 
     listed = {view: files for view, files in listed.items() if files}
     if not listed:
         return [Finding("error", f"{root}: no csv file in {chunks.FOLDER}/VIEW", "copy the annotations of Drive&Act")]
+    counts["synthetic"] = (root / SYNTHETIC).exists()
     findings: list[Finding] = []
     wanted: dict[tuple[str, str], str] = {}
     longest: dict[tuple[str, str], int] = {}
@@ -192,7 +194,8 @@ def _paired(
     if strange:
         what = f"{root}: {where}: {len(strange)} labels are none of the 34: {some(strange)}"
         findings.append(Finding("error", what, "data.classes found takes the labels as they stand"))
-    if where == "midlevel, split 0, train" and len(rows.get("kinect_color", [])) not in (0, DRIVE_AND_ACT_CHUNKS):
+    real = where == "midlevel, split 0, train" and not (root / SYNTHETIC).exists()
+    if real and len(rows.get("kinect_color", [])) not in (0, DRIVE_AND_ACT_CHUNKS):
         what = f"{root}: {where}: {len(rows['kinect_color'])} chunks; the published file has {DRIVE_AND_ACT_CHUNKS}"
         findings.append(Finding("warning", what, "is it a part of the data?"))
     for view, keys in pairing.conflicts.items():
