@@ -15,10 +15,11 @@ from torch import Tensor
 
 from affuse import AffuseError, cli, explain, runs
 from affuse.data.splits import Splits
-from affuse.predict_cameras import WINDOWS_SHOWN, answer_recording, answer_windows, cameras_of, segments_of
+from affuse.predict_cameras import WINDOWS_SHOWN, answer_recording, answer_windows, cameras_of
 from affuse.recipe import Recipe, Training
 from affuse.report_recording import write_page
-from affuse.segments import NO_ANSWER
+from affuse.segment_truth import agreement, read_truth, segments_of
+from affuse.segments import NO_ANSWER, Segment
 from affuse.signals.camera_windows import CameraWindow
 from affuse.signals.cameras import CameraSpec
 from affuse.types import Batch, Output, Sample, System, Task
@@ -233,13 +234,30 @@ def test_the_command_prints_one_line_and_writes_the_page(
     monkeypatch.setattr(runs, "load_run", lambda path, overrides=(): run)
     files = [f"{name}={path}" for name, path in recording.items()]
     page = tmp_path / "why.html"
-    arguments = ["--hop", "0.5", "--minimum", "1", "--median", "0.3", "--threshold", "0.4", "--explain", str(page)]
+    truth = tmp_path / "truth.csv"
+    truth.write_text("start_us,stop_us,label\n0,3000000,drinking\n3000000,6000000,writing\n")
+    arguments = [
+        "--truth",
+        str(truth),
+        "--hop",
+        "0.5",
+        "--minimum",
+        "1",
+        "--median",
+        "0.3",
+        "--threshold",
+        "0.4",
+        "--explain",
+        str(page),
+    ]
     assert cli.main(["predict", "RUN", *files, *arguments]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1
     answer = json.loads(lines[0])
     assert answer["files"] == {name: str(path) for name, path in recording.items()}
     assert [part["label"] for part in answer["segments"]] == ["drinking", "writing"]
+    assert answer["metrics"]["edit"] == 1 and answer["metrics"]["f1_50"] == 1
+    assert 0.9 < answer["metrics"]["frame_accuracy"] <= 1 and answer["metrics"]["frames"] == 181
     assert "Attention over the frames" in page.read_text()
 
 
@@ -284,6 +302,45 @@ def test_a_run_without_cameras_says_what_it_needs(run: runs.Run, recording: dict
 class NoCameras:
     def splits(self, seed: int) -> Splits:
         raise NotImplementedError
+
+
+# The truth.
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("start_us,stop_us\n0,1\n", "'label'"),
+        ("start_us,stop_us,label\n0,x,eating\n", "line 2"),
+        ("start_us,stop_us,label\n5,5,eating\n", "stops before it starts"),
+        ("start_us,stop_us,label\n0,9,sleeping\n", "'sleeping' is none of the classes"),
+        ("start_us,stop_us,label\n0,9,eating\n5,12,writing\n", "overlap at 5"),
+        ("", "'start_us'"),
+        ("start_us,stop_us,label\n0\n", "line 2"),
+    ],
+    ids=["column", "number", "empty stretch", "class", "overlap", "empty file", "short row"],
+)
+def test_a_wrong_truth_is_one_line_that_names_the_place(text: str, named: str, tmp_path: Path) -> None:
+    (tmp_path / "truth.csv").write_text(text)
+    with pytest.raises(AffuseError, match=named):
+        read_truth(tmp_path / "truth.csv", CLASSES)
+
+
+def test_a_truth_that_is_no_text_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "truth.csv").write_bytes(bytes(range(256)))
+    with pytest.raises(AffuseError, match="csv"):
+        read_truth(tmp_path / "truth.csv", CLASSES)
+
+
+def test_agreement_counts_what_was_not_reached_as_wrong_and_leaves_out_what_is_not_annotated() -> None:
+    truth = [Segment(0, 1_000_000, 0), Segment(2_000_000, 3_000_000, 1)]
+    said = [Segment(0, 1_500_000, 0)]
+    found = agreement(said, truth, 10_000)
+    assert found["frames"] == 200 and found["frame_accuracy"] == 0.5 and found["unanswered"] == 100
+    assert found["edit"] == 0.5 and found["f1_50"] == pytest.approx(2 / 3)
+    assert agreement([], [])["frame_accuracy"] is None
+    with pytest.raises(AffuseError, match="microseconds of this recording"):
+        agreement(said, [Segment(0, 2**61, 0)])
 
 
 # The page.

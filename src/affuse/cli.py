@@ -93,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     of_cameras.add_argument("--median", **seconds, help="running median over the probabilities (default: none)")
     of_cameras.add_argument("--minimum", **seconds, help="a shorter segment joins a neighbour (default: none does)")
     of_cameras.add_argument("--threshold", type=float, help="below this probability there is no answer (default 0)")
+    truth = "csv with start_us, stop_us, label: segment metrics are printed too"
+    of_cameras.add_argument("--truth", type=Path, metavar="CSV", help=truth)
     of_cameras.add_argument("--explain", type=Path, metavar="OUT.html", help="write a page that shows why")
     predict.set_defaults(run=_predict)
 
@@ -191,7 +193,7 @@ def _predict(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if cameras:
         print(json.dumps(_recording(arguments, run, cameras)), flush=True)
         return 0
-    for name in ("hop", "median", "minimum", "threshold", "explain"):
+    for name in ("hop", "median", "minimum", "threshold", "truth", "explain"):
         if getattr(arguments, name) is not None:
             raise AffuseError(f"--{name} is for a recording of cameras: give its files as CAMERA=FILE")
     failures = 0
@@ -205,7 +207,7 @@ def _predict(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _recording(arguments: argparse.Namespace, run: Any, cameras: Mapping[str, Path]) -> dict[str, Any]:
-    from affuse import predict_cameras, report_recording
+    from affuse import predict_cameras, report_recording, segment_truth
     from affuse.segments import Segmentation
 
     def microseconds(name: str) -> int | None:
@@ -219,10 +221,14 @@ def _recording(arguments: argparse.Namespace, run: Any, cameras: Mapping[str, Pa
         minimum_us=microseconds("minimum") or 0,
         threshold=arguments.threshold or 0.0,
     )
+    classes = run.system.task.classes
+    truth = None if arguments.truth is None else segment_truth.read_truth(arguments.truth, classes)
     shown = predict_cameras.WINDOWS_SHOWN if arguments.explain is not None else 0
     found, windows = predict_cameras.answer_recording(
         run, cameras, hop_us=microseconds("hop"), settings=settings, shown=shown
     )
+    if truth is not None:
+        found["metrics"] = segment_truth.agreement(segment_truth.segments_of(found, classes), truth)
     if arguments.explain is not None:
         report_recording.write_page(arguments.explain, run.system, found, windows, cameras, arguments.command)
     return {"files": {name: str(path) for name, path in cameras.items()}, **found}

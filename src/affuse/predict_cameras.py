@@ -194,20 +194,6 @@ def answer_windows(
     return found, kept.windows()
 
 
-def segments_of(answer: dict[str, Any], classes: Sequence[str]) -> list[Segment]:
-    """The ``segments`` of an answer, read back, with class indices in place of names."""
-    number = {name: index for index, name in enumerate(classes)}
-    return [
-        Segment(
-            part["start_us"],
-            part["stop_us"],
-            NO_ANSWER if part["label"] is None else number[part["label"]],
-            float("nan") if part["confidence"] is None else part["confidence"],
-        )
-        for part in answer["segments"]
-    ]
-
-
 def _outputs(system: System, clips: Sequence[Sample]) -> Iterator[tuple[Output | None, int]]:
     """The output of each clip and its row there; None of a clip without inputs, which no system is asked about."""
     asked = [clip for clip in clips if any(name in clip.inputs for name in system.modalities)]

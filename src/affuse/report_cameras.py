@@ -105,10 +105,9 @@ def _look_alikes(
     for number, name in enumerate(alone):
         where: dict[str, Any] = {"transform": axis.transAxes, "clip_on": False}
         marker = MARKERS[number % len(MARKERS)]
-        axis.scatter([0.28 * number], [1.05], s=26, marker=marker, facecolors="none", edgecolors=INK, **where)
-        axis.text(
-            0.28 * number + 0.03, 1.05, f"{name} alone", va="center", fontsize=8, color=INK, parse_math=False, **where
-        )
+        x, y = 0.34 * (number % 3), 1.05 + 0.09 * (number // 3)  # three names a row
+        axis.scatter([x], [y], s=26, marker=marker, facecolors="none", edgecolors=INK, **where)
+        axis.text(x + 0.03, y, f"{_short(name)} alone", va="center", fontsize=8, color=INK, parse_math=False, **where)
     names = [f"{_short(classes[a])} / {_short(classes[b])}" for a, b, _, _ in pairs]
     axis.set_yticks(range(len(pairs)), names, parse_math=False)
     axis.tick_params(axis="y", labelcolor=INK, labelsize=8)

@@ -109,7 +109,7 @@ def answers_over_time(answer: Mapping[str, Any], cameras: Sequence[str], classes
     if not classes or not windows or answer.get("segments") is None:
         return None
     rows: list[tuple[str, list[tuple[float, float, str | None, float]]]] = []
-    spans = [(part["start_us"] / 1e6, part["stop_us"] / 1e6, part["label"], 1.0) for part in answer["segments"]]
+    spans = [(part["start_us"] / 1e6, part["stop_us"] / 1e6, part["label"], 0.75) for part in answer["segments"]]
     rows.append(("segments", spans))
     alone = [name for name in cameras if any(name in window.get("unimodal", {}) for window in windows)]
     for name in ("windows", *alone):
