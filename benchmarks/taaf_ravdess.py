@@ -75,7 +75,10 @@ def print_table(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> N
 
 
 def resampled(by_actor: Mapping[str, Sequence[Sequence[int]]], time: str) -> NDArray[np.float64]:
-    """UAR of one fold: of its actors as they are, then of `DRAWS` draws of as many of them, the same in every row and seed."""
+    """UAR of one fold: of its actors as they are, then of `DRAWS` draws of as many of them, the same in every row and seed.
+
+    Not every actor has clips of every emotion: a draw without one is the mean over the emotions that it has.
+    """
     generator = np.random.default_rng(int(time.rsplit(" ", 1)[1]))
     actors = sorted(by_actor)
     counts = np.array([by_actor[actor] for actor in actors])  # a c c
@@ -83,7 +86,11 @@ def resampled(by_actor: Mapping[str, Sequence[Sequence[int]]], time: str) -> NDA
         [np.arange(len(actors))[None], generator.integers(0, len(actors), (DRAWS, len(actors)))]
     )  # n a
     confusion = counts[chosen].sum(1)  # n c c
-    return (np.diagonal(confusion, axis1=1, axis2=2) / confusion.sum(2)).mean(1)
+    asked = confusion.sum(2)  # n c
+    recall = np.divide(
+        np.diagonal(confusion, axis1=1, axis2=2), asked, out=np.full(asked.shape, np.nan), where=asked > 0
+    )
+    return np.nanmean(recall, 1)
 
 
 def shown(values: NDArray[np.float64], sign: str = "") -> str:
