@@ -185,25 +185,38 @@ def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 def _predict(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from affuse import runs
+    from affuse.data.digits import EventAudioDigits
     from affuse.predict import answer
     from affuse.predict_cameras import cameras_of
+    from affuse.predict_digits import answer_digit
+    from affuse.predict_features import answer_features
 
     run = runs.load_run(arguments.path, overrides)
     cameras = cameras_of(arguments.files, run.system.modalities)
+    if cameras and isinstance(run.recipe.data, EventAudioDigits):
+        _refuse_recording_options(arguments)
+        files = {name: str(path) for name, path in cameras.items()}
+        print(json.dumps({"files": files, **answer_digit(run, cameras, arguments.errors)}), flush=True)
+        return 0
     if cameras:
         print(json.dumps(_recording(arguments, run, cameras)), flush=True)
         return 0
-    for name in ("hop", "median", "minimum", "threshold", "truth", "explain"):
-        if getattr(arguments, name) is not None:
-            raise AffuseError(f"--{name} is for a recording of cameras: give its files as CAMERA=FILE")
+    _refuse_recording_options(arguments)
     failures = 0
     for file in arguments.files:
         try:
-            print(json.dumps({"file": str(file), **answer(run, file, arguments.errors)}), flush=True)
+            for record in answer_features(run, file) if file.is_dir() else [answer(run, file, arguments.errors)]:
+                print(json.dumps({"file": str(file), **record}), flush=True)
         except AffuseError as error:
             print(f"affuse: {error}", file=sys.stderr)
             failures += 1
     return 1 if failures else 0
+
+
+def _refuse_recording_options(arguments: argparse.Namespace) -> None:
+    for name in ("hop", "median", "minimum", "threshold", "truth", "explain"):
+        if getattr(arguments, name) is not None:
+            raise AffuseError(f"--{name} is for a recording of cameras: give its files as CAMERA=FILE")
 
 
 def _recording(arguments: argparse.Namespace, run: Any, cameras: Mapping[str, Path]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from affuse.data.synthetic.cabin_actions import ACTIONS, draw_motion
 from affuse.data.synthetic.cabin_files import write_drive_and_act
 from affuse.data.synthetic.cabin_renderer import render
 from affuse.data.synthetic.cabin_sensors import LIGHTS, CabinCameras, expose
-from affuse.signals.cameras import CameraSpec
+from affuse.signals.cameras import CameraClip, CameraSpec, clip_input
 from affuse.signals.depth import DepthSpec
 from affuse.types import AffuseError, Batch
 
@@ -231,3 +231,20 @@ def test_impossible_cameras_are_refused() -> None:
     for wrong in ({"full_well": 0.0}, {"depth_holes": 1.5}, {"lamp": (0.5, 0.1)}, {"depth_noise": -1.0}):
         with pytest.raises(AffuseError, match="cabin cameras"):
             CabinCameras(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("depth_channels", [1, 2])
+def test_predict_makes_of_the_cameras_pictures_what_the_system_was_trained_on(depth_channels: int) -> None:
+    config = Cabin(train_clips=17, validation_clips=17, test_clips=17, frames=3, depth_channels=depth_channels)
+    source = config.splits(0).test
+    seen = source.seen(0)
+    pictures = {
+        "rgb": seen.rgb,
+        "infrared": seen.infrared[..., None],
+        "depth": seen.depth[..., None] / np.float32(1000),
+    }
+    window = config.camera_window
+    assert (window.frames, window.step_us) == (3, 1_000_000)
+    for name, sample in source[0].inputs.items():
+        clip = CameraClip(pictures[name], config.times_us.numpy(), np.ones(3, np.bool_))
+        assert torch.allclose(clip_input(clip, window.spec), sample, atol=1e-5), name

@@ -18,6 +18,9 @@ from affuse.data.splits import Splits
 from affuse.data.synthetic.cabin_actions import ACTIONS, draw_motion
 from affuse.data.synthetic.cabin_renderer import Subject, draw_subject, render
 from affuse.data.synthetic.cabin_sensors import LIGHTS, CabinCameras, Seen, expose
+from affuse.signals.camera_windows import CameraWindow
+from affuse.signals.cameras import CameraSpec
+from affuse.signals.depth import DepthSpec
 from affuse.types import AffuseError, Sample, Task
 
 CLASSES = tuple(ACTIONS)
@@ -81,6 +84,21 @@ class Cabin:
     def times_us(self) -> Tensor:
         """Time of each frame within the clip (t,), the same for the three cameras."""
         return torch.from_numpy(np.round(np.arange(self.frames) * self.seconds * 1e6 / self.frames).astype(np.int64))
+
+    @property
+    def camera_window(self) -> CameraWindow:
+        """What `predict` reads of a recording of cameras: windows as these clips."""
+        form: Literal["metric", "metric_valid"] = "metric" if self.depth_channels == 1 else "metric_valid"
+        middle, scale = 128 / 255, 64 / 255
+        spec = CameraSpec(
+            self.size,
+            DepthSpec(form=form, mean_m=_MIDDLE_M, std_m=_SCALE_M),
+            rgb_mean=middle,
+            rgb_std=scale,
+            infrared_mean=middle,
+            infrared_std=scale,
+        )
+        return CameraWindow(spec, self.frames, round(self.seconds * 1e6 / self.frames))
 
     def splits(self, seed: int) -> Splits:
         """People of their own in every split; actions and lights in equal shares."""

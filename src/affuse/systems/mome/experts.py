@@ -72,8 +72,7 @@ class FrameExpert(nn.Module):
         self.time = nn.Parameter(0.02 * torch.randn(config.frames, width))
         self.drop = nn.Dropout(config.dropout)
         self.layers = nn.ModuleList(
-            TransformerLayer(width, config.heads, 0.0, 0.0, config.dropout, causal=False)
-            for _ in range(config.layers)
+            TransformerLayer(width, config.heads, 0.0, 0.0, config.dropout, causal=False) for _ in range(config.layers)
         )
         self.last_norm = nn.LayerNorm(width)
 
