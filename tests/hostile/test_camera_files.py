@@ -187,6 +187,13 @@ def test_changed_bytes_give_a_picture_or_one_error(tmp_path: Path, suffix: str, 
         assert image.ndim == 2 and image.size > 0
 
 
+def test_a_header_of_numpy_that_is_no_python_is_one_error(tmp_path: Path) -> None:
+    path = tmp_path / "changed.npy"
+    np.save(path, np.ones((3, 4, 5), np.uint16))
+    path.write_bytes(path.read_bytes().replace(b"'descr'", b'"""escr\''))
+    one_line(lambda: next(_pictures(path)), path.name)
+
+
 def _pictures(path: Path) -> Any:
     for frame in open_frames(path, gray=True, fps=10.0).frames(0):
         assert frame.load is not None

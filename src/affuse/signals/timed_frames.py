@@ -7,6 +7,7 @@ frame that cannot be decoded keeps its place in time and has no picture.
 from __future__ import annotations
 
 import re
+import tokenize
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,7 +183,13 @@ def _array(path: Path, gray: bool, fps: float | None) -> FrameSource:
     try:
         # Mapped, so that only the frames that are wanted are read, and a header that lies about the size is refused.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError, SyntaxError) as error:
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        SyntaxError,
+        tokenize.TokenError,
+    ) as error:  # NumPy parses a header as Python
         raise AffuseError(
             f"{path}: not a whole .npy array ({str(error).splitlines()[0][:120]}); save it again"
         ) from None
