@@ -5,6 +5,8 @@ Frames that are lost have exactly no influence: the image encoder runs over the 
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -19,9 +21,9 @@ from affuse.types import AffuseError
 
 
 class ConvStem(nn.Module):
-    """Patches of 4 x 4 pixels and two strided convolutions: a map at a sixteenth of the side, 48 pixels become 3.
+    """Four overlapping convolutions, each halving the frame: a map at a sixteenth of the side, 48 pixels become 3.
 
-    About 0.8 million multiply-adds for a frame of 48 x 48. Normalised by group, so that no frame feels another one.
+    About 1.7 million multiply-adds for an RGB frame of 48 x 48. Normalised by group, so that no frame feels another one.
 
     Args:
         channels: channels of a frame.
@@ -30,15 +32,12 @@ class ConvStem(nn.Module):
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(
-            nn.Conv2d(channels, 24, 4, 4),
-            nn.GroupNorm(4, 24),
-            nn.GELU(),
-            nn.Conv2d(24, 48, 3, 2, 1),
-            nn.GroupNorm(4, 48),
-            nn.GELU(),
-            nn.Conv2d(48, width, 3, 2, 1),
-        )
+        widths = (channels, 16, 32, 48)
+        halvings = [
+            nn.Sequential(nn.Conv2d(before, after, 3, 2, 1), nn.GroupNorm(4, after), nn.GELU())
+            for before, after in itertools.pairwise(widths)
+        ]
+        self.blocks = nn.Sequential(*halvings, nn.Conv2d(widths[-1], width, 3, 2, 1))
 
     def forward(self, frames: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d y x"]:
         return self.blocks(frames)
