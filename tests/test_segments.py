@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from affuse import AffuseError
+from affuse.metrics.segments import runs_of
 from affuse.segments import (
     NO_ANSWER,
     Segment,
@@ -16,7 +17,6 @@ from affuse.segments import (
     labels_at,
     moment_labels,
     running_median,
-    runs_of,
     segments,
     window_starts,
     without_short,

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from affuse.metrics.classification import UNANSWERED
+from affuse.metrics.segments import runs_of
 from affuse.types import AffuseError
 
-NO_ANSWER = -1
+NO_ANSWER = UNANSWERED
 MOMENTS = 10_000_000  # of a recording, at most: eleven days in moments of 100 ms
 
 
@@ -137,14 +138,6 @@ def moment_labels(probabilities: Float[np.ndarray, "k c"], threshold: float) -> 
     known = np.isfinite(probabilities).all(1)
     filled = np.where(known[:, None], probabilities, 0.0)
     return np.where(known & (filled.max(1) >= threshold), filled.argmax(1), NO_ANSWER)
-
-
-def runs_of(labels: Int[np.ndarray, "k"]) -> list[tuple[int, int, int]]:
-    """Equal neighbours as (label, begin, end), end not included."""
-    if not len(labels):
-        return []
-    edges = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
-    return [(int(labels[begin]), begin, end) for begin, end in pairwise(edges)]
 
 
 def without_short(

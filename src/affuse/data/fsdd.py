@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from affuse.data.digit_sounds import SpokenDigit
+from affuse.data.splits import check_bad
 from affuse.signals.audio import read_audio
 from affuse.types import AffuseError
 
@@ -42,9 +43,5 @@ def read_fsdd(root: Path, max_bad_fraction: float = 0.02) -> tuple[tuple[SpokenD
         found.append(SpokenDigit(path.stem, name[2], int(name[1]), sound, int(name[3])))
     if not found and not bad:
         raise AffuseError(f"{folder}: holds no recording named DIGIT_SPEAKER_TAKE.wav, such as 7_jackson_12.wav")
-    if len(bad) > max_bad_fraction * (len(found) + len(bad)):
-        raise AffuseError(
-            f"{folder}: {len(bad)} of {len(found) + len(bad)} recordings cannot be used (first: {bad[0]}); "
-            "mend them or raise max_bad_fraction"
-        )
+    check_bad(folder, bad, len(found) + len(bad), max_bad_fraction)
     return tuple(found), tuple(bad)

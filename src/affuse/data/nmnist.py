@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from affuse.data.splits import Splits
+from affuse.data.splits import Splits, check_bad
 from affuse.signals.clips import resize
 from affuse.signals.events import Events, read_events
 from affuse.types import AffuseError, Sample, Task
@@ -239,11 +239,7 @@ def _recordings(root: Path, max_bad_fraction: float) -> tuple[tuple[_Recording, 
             bad.append(f"{name}: no events")
             continue
         found.append(_as_recording(name, digit, events))
-    if len(bad) > max_bad_fraction * len(labels):
-        raise AffuseError(
-            f"{root}: {len(bad)} of {len(labels)} recordings cannot be used (first: {bad[0]}); "
-            "mend them or raise max_bad_fraction"
-        )
+    check_bad(root, bad, len(labels), max_bad_fraction)
     return tuple(found), tuple(bad)
 
 

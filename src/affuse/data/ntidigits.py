@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from affuse.data.digit_sounds import SpokenDigit
+from affuse.data.splits import check_bad
 from affuse.signals.cochlea import CochleaSpikes
 from affuse.types import AffuseError
 
@@ -60,11 +61,7 @@ def read_ntidigits(file: Path, max_bad_fraction: float = 0.02) -> tuple[tuple[Sp
         raise AffuseError(f"{path}: no HDF5 file, or cut short ({str(error)[:80]}); copy it again") from None
     if not found and not bad:
         raise AffuseError(f"{path}: holds no recording of a single digit; is it n-tidigits.hdf5?")
-    if len(bad) > max_bad_fraction * (len(found) + len(bad)):
-        raise AffuseError(
-            f"{path}: {len(bad)} of {len(found) + len(bad)} recordings cannot be used (first: {bad[0]}); copy it again or "
-            "raise max_bad_fraction"
-        )
+    check_bad(path, bad, len(found) + len(bad), max_bad_fraction, "copy it again")
     return tuple(found), tuple(bad)
 
 

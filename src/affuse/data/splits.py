@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from affuse.signals.clips import ClipSpec
-from affuse.types import Sample, Task
+from affuse.types import AffuseError, Sample, Task
 
 
 @runtime_checkable
@@ -40,6 +40,27 @@ class Splits:
     synthetic: bool
     facts: Mapping[str, Any] = field(default_factory=dict)
     clip: ClipSpec | None = None
+
+
+def check_bad(
+    where: object, bad: Sequence[str], total: int, max_bad_fraction: float, remedy: str = "mend them"
+) -> None:
+    """Stop a run of which too many recordings cannot be used.
+
+    Args:
+        where: the file or folder that they are in.
+        bad: what is wrong with each bad one.
+        total: how many there are, good and bad.
+        max_bad_fraction: more bad ones than this share are an error.
+        remedy: what else helps than to raise that share.
+
+    Raises:
+        AffuseError: there are more.
+    """
+    if len(bad) > max_bad_fraction * total:
+        raise AffuseError(
+            f"{where}: {len(bad)} of {total} recordings cannot be used (first: {bad[0]}); {remedy} or raise max_bad_fraction"
+        )
 
 
 @runtime_checkable

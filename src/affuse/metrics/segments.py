@@ -32,13 +32,17 @@ RULES = {
 }
 
 
-def label_segments(labels: Int[np.ndarray, "n"], background: Collection[int] = ()) -> list[tuple[int, int, int]]:
-    """Equal neighbours as (class, begin, end), end not included, without those of no class and of the background."""
+def runs_of(labels: Int[np.ndarray, "n"]) -> list[tuple[int, int, int]]:
+    """Equal neighbours as (label, begin, end), end not included."""
     if not len(labels):
         return []
     edges = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
-    runs = [(int(labels[begin]), begin, end) for begin, end in pairwise(edges)]
-    return [run for run in runs if run[0] != UNANSWERED and run[0] not in background]
+    return [(int(labels[begin]), begin, end) for begin, end in pairwise(edges)]
+
+
+def label_segments(labels: Int[np.ndarray, "n"], background: Collection[int] = ()) -> list[tuple[int, int, int]]:
+    """`runs_of` the labels without those of no class and of the background."""
+    return [run for run in runs_of(labels) if run[0] != UNANSWERED and run[0] not in background]
 
 
 def frame_accuracy(target: Int[np.ndarray, "n"], prediction: Int[np.ndarray, "n"]) -> float:
