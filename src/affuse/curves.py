@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from affuse.balance.contribution import ratios, scored_rows
 from affuse.metrics.summary import scores
+from affuse.parts.contribution import ratios, scored_rows
 from affuse.types import Batch, Output, Task
 
 

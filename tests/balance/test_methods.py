@@ -14,9 +14,9 @@ from affuse import AffuseError, Batch, Output, System, Task
 from affuse.balance import AGMSettings, OGMGESettings, PMRSettings, balancing
 from affuse.balance.agm import AGM, ahead, mono_modal_responses
 from affuse.balance.base import Balance, evaluating
-from affuse.balance.contribution import ratios, scored_rows
 from affuse.balance.ogm_ge import OGMGE, coefficient
 from affuse.balance.pmr import PMR, entropy, similarities
+from affuse.parts.contribution import ratios, scored_rows
 
 
 def gradients(system: System, batch: Batch, method: Balance | None) -> dict[str, torch.Tensor]:

@@ -9,16 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from affuse.parts.contribution import contribution_ratios, modality_scores, modulation_factors
 from affuse.parts.spiking import Neuron
 from affuse.systems.taaf import TAAF, Encoder, TAAFConfig
 from affuse.systems.taaf.attention import TemporalAttention
-from affuse.systems.taaf.losses import (
-    attention_guided_loss,
-    contribution_ratios,
-    mean_scores,
-    modality_scores,
-    modulation_factors,
-)
+from affuse.systems.taaf.losses import attention_guided_loss, mean_scores
 from affuse.types import Batch, Output, Sample, Task
 
 TASK = Task("classification", ("a", "b", "c"))

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from affuse.balance.base import Balance
-from affuse.balance.contribution import ratios, scored_rows
 from affuse.balance.settings import OGMGESettings
+from affuse.parts.contribution import ratios, scored_rows
 from affuse.parts.supervision import known_rows
 from affuse.types import AffuseError, Batch, Output, System
 

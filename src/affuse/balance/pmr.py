@@ -29,8 +29,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from affuse.balance.base import Balance, evaluating
-from affuse.balance.contribution import ratios
 from affuse.balance.settings import PMRSettings
+from affuse.parts.contribution import ratios
 from affuse.parts.supervision import known_rows
 from affuse.types import Batch, Output, System
 

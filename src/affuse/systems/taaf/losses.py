@@ -1,4 +1,4 @@
-"""What TAAF-SNN is trained by: Eq. 8 to 10 of the paper and the ratios and factors between them, as functions.
+"""What TAAF-SNN is trained by: Eq. 8 and 9 of the paper, and the mean scores that ratios are taken of.
 
 ``r`` rows with an answer and a target, ``t`` time steps, ``c`` classes, ``m`` modalities.
 """
@@ -34,11 +34,6 @@ def attention_guided_loss(
     return (1 - lambda_mse) * original + lambda_mse * regular  # Eq. 9
 
 
-def modality_scores(logits: Float[Tensor, "r c"], target: Int[Tensor, "r"]) -> Float[Tensor, "r"]:
-    """s of section 3.2: the softmax score of the true class."""
-    return logits.float().softmax(1).gather(1, target[:, None]).squeeze(1)
-
-
 def mean_scores(scores: Float[Tensor, "r m"], present: Bool[Tensor, "r m"]) -> Float[Tensor, "m"]:
     """Mean score of each modality over the rows that have it; NaN where none has.
 
@@ -47,26 +42,3 @@ def mean_scores(scores: Float[Tensor, "r m"], present: Bool[Tensor, "r m"]) -> F
     counted = present.sum(0)  # m
     means = scores.masked_fill(~present, 0).sum(0) / counted.clamp(min=1)
     return means.masked_fill(counted == 0, torch.nan)
-
-
-def contribution_ratios(scores: Float[Tensor, "m"]) -> Float[Tensor, "m"]:
-    """rho of section 3.2: each modality's score over the mean of the others'; with two, over the other's.
-
-    Args:
-        scores: mean or summed score of each modality, NaN where it is not known.
-
-    Returns:
-        Ratios, 1 where a score or all others are not known.
-    """
-    known = ~scores.isnan()
-    held = scores.masked_fill(~known, 0)
-    others = known.sum() - known.long()  # m
-    rest = (held.sum() - held) / others.clamp(min=1)
-    # Scores are probabilities and so above zero, but for those that underflow.
-    ratios = held / rest.clamp(min=torch.finfo(held.dtype).tiny)
-    return torch.where(known & (others > 0), ratios, torch.ones_like(ratios))
-
-
-def modulation_factors(ratios: Float[Tensor, "m"], suppression: Float[Tensor, "m"]) -> Float[Tensor, "m"]:
-    """k of section 3.2: 1 - tanh(suppression rho) where rho > 1, else 1."""
-    return torch.where(ratios > 1, 1 - torch.tanh(suppression * ratios), torch.ones_like(ratios))

@@ -3,7 +3,8 @@
 Paper: Jiangrong Shen, Yulin Xie, Qi Xu, Gang Pan, Huajin Tang and Badong Chen, "Spiking Neural Networks with Temporal
 Attention-Guided Adaptive Fusion for imbalanced Multi-modal Learning", 2025, arXiv 2505.14535. Read it with this file
 (sections 3.1 and 3.2: the whole), branch.py and alignment.py (section 3: branches, time alignment), attention.py (Eq. 5-7),
-losses.py (Eq. 8, 9, ratios and factors) and affuse/parts/fusion.py (Eq. 4); the neuron, Eq. 1-3, is affuse/ops/lif.py.
+losses.py (Eq. 8, 9), affuse/parts/contribution.py (ratios and factors) and affuse/parts/fusion.py (Eq. 4); the neuron, Eq. 1-3,
+is affuse/ops/lif.py.
 
 ====================  ====================================  =======================
 in the paper          here                                  shape
@@ -32,6 +33,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from affuse.parts.contribution import contribution_ratios, modality_scores, modulation_factors
 from affuse.parts.fusion import fusion_of
 from affuse.parts.sequences import present_rows, spread
 from affuse.parts.spiking import Neuron
@@ -39,13 +41,7 @@ from affuse.parts.supervision import known_rows, nothing_to_learn
 from affuse.systems.taaf.attention import TemporalAttention
 from affuse.systems.taaf.branch import Branch, BranchState, cut, held_in
 from affuse.systems.taaf.config import TAAFConfig
-from affuse.systems.taaf.losses import (
-    attention_guided_loss,
-    contribution_ratios,
-    mean_scores,
-    modality_scores,
-    modulation_factors,
-)
+from affuse.systems.taaf.losses import attention_guided_loss, mean_scores
 from affuse.types import AffuseError, Batch, Output, System, Task
 
 
