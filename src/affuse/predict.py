@@ -21,7 +21,7 @@ from affuse import runs
 from affuse.evaluate import rounded
 from affuse.signals.clips import ClipSpec, event_clip, rgb_clip
 from affuse.signals.events import Events, linear_luminance, read_events, simulate_events
-from affuse.signals.face import eye_crops
+from affuse.signals.eye import eye_crops
 from affuse.signals.video import VIDEO_SUFFIXES, read_video
 from affuse.types import AffuseError, Batch, Sample, System
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from affuse import AffuseError
-from affuse.signals.face import EyeBox, EyeTrack, crop_eye, eye_crops, find_eye, track_eye, track_step
+from affuse.signals.eye import EyeBox, EyeTrack, crop_eye, eye_crops, find_eye, track_eye, track_step
 from affuse.signals.video import read_video
 
 
