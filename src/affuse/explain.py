@@ -2,7 +2,8 @@
 
 Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, ICCV 2017, equations 1
 and 2. A system takes part by ``spatial_layer(modality)``: the module whose output, (rows x t, d, h', w') for the rows that
-have this modality, is the last one with a spatial layout.
+have this modality, is the last one with a spatial layout. A system that passes lost frames (NaN) and padding by gives the maps
+of the others alone, in the same order.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
@@ -67,8 +68,11 @@ def grad_cam(
             output = system(batch)
         finally:
             hook.remove()
-        if len(seen) != 1 or seen[0].dim() != 4 or len(seen[0]) != int(rows.sum()) * t:
-            wanted, shapes = (int(rows.sum()) * t, "d", "h", "w"), [tuple(tensor.shape) for tensor in seen]
+        there = _frames_there(batch, modality, rows)  # r t
+        if len(seen) == 1 and len(seen[0]) == there.numel():
+            there = torch.ones_like(there)
+        if len(seen) != 1 or seen[0].dim() != 4 or len(seen[0]) != int(there.sum()):
+            wanted, shapes = (there.numel(), "d", "h", "w"), [tuple(tensor.shape) for tensor in seen]
             name = f"{type(system).__name__}.spatial_layer({modality!r})"
             raise AffuseError(f"{name} must run once and give {wanted}, but gave {shapes}")
         score = _score(output, target)
@@ -78,7 +82,8 @@ def grad_cam(
     importance = gradient.mean((2, 3), keepdim=True)  # n d 1 1, equation 1
     small = (importance * seen[0].detach()).sum(1, keepdim=True).relu()  # n 1 h' w', equation 2
     large = functional.interpolate(small, (h, w), mode="bilinear", align_corners=False)
-    maps = large.reshape(-1, t, h, w).float()
+    maps = torch.zeros(*there.shape, h, w, device=large.device)
+    maps[there] = large[:, 0].float()
     largest = maps.amax((1, 2, 3), keepdim=True)
     heat[rows] = torch.where(largest > 0, maps / largest.clamp_min(torch.finfo(maps.dtype).tiny), 0).clamp(0, 1)
     return heat
@@ -169,6 +174,15 @@ def _evaluation_mode(system: System) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+def _frames_there(batch: Batch, modality: str, rows: Tensor) -> Bool[Tensor, "r t"]:
+    """Of the rows that have the modality, the frames that are neither lost nor padding."""
+    images = batch.inputs[modality][rows]
+    there = images.flatten(2).isfinite().all(2)
+    if modality in batch.lengths:
+        there &= torch.arange(images.shape[1], device=images.device) < batch.lengths[modality][rows, None]
+    return there
 
 
 def _score(output: Output, target: int | Tensor | None) -> Tensor:
