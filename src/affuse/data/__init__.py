@@ -2,6 +2,7 @@
 
 from affuse.data.ave import AVE
 from affuse.data.crema_d import CremaD
+from affuse.data.dfew import DFEW
 from affuse.data.digits import EventAudioDigits
 from affuse.data.drive_and_act import DriveAndAct
 from affuse.data.features import Features
@@ -36,4 +37,5 @@ DATASETS = {
     "crema_d": CremaD,
     "ave": AVE,
     "drive_and_act": DriveAndAct,
+    "dfew": DFEW,
 }
