@@ -11,6 +11,7 @@ from affuse.parts.action_units import (
     MIRROR,
     NAMES,
     action_units,
+    au_scores,
     au_weights,
     average_face,
     describe_action_units,
@@ -163,6 +164,15 @@ def test_where_no_action_unit_is_known_every_valid_frame_counts_alike() -> None:
     valid = torch.tensor([[True, True, False, True]])
     weights = au_weights(torch.full((1, 4, len(NAMES)), torch.nan), valid)
     torch.testing.assert_close(weights, torch.tensor([[1 / 3, 1 / 3, 0, 1 / 3]]))
+
+
+def test_the_score_of_a_frame_depends_on_it_alone_and_an_unknown_one_scores_as_a_face_at_rest() -> None:
+    frames = torch.stack([action_units(moved(MOVES["jaw drops"][0])), torch.zeros(len(NAMES)), torch.zeros(len(NAMES))])
+    frames[2, 3] = torch.nan
+    scores = au_scores(frames)
+    assert scores[1:].tolist() == [1.0, 1.0] and scores[0] > 3
+    assert au_scores(frames[0]) == scores[0]
+    assert au_scores(frames[0], temperature=1e6) == pytest.approx(1.0, abs=1e-4)
 
 
 def test_a_blink_does_not_make_a_frame_count_more() -> None:

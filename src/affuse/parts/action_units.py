@@ -210,31 +210,36 @@ def running_reference(landmarks: Float[Tensor, "b t 68 2"], frames: int = 16) ->
     return torch.stack(found, 1) if found else shapes
 
 
+def au_scores(intensities: Float[Tensor, "*n u"], temperature: float = 1.0) -> Float[Tensor, "*n"]:
+    """How much a frame counts by what the face does in it: exp(sum of its intensities / temperature), of that frame alone.
+
+    Our reading of the paper's re-weighting. Closed eyes (AU43) do not count: a blink is no expression. A frame whose action
+    units are unknown counts as a face at rest, 1: a stream cannot know what the others will show.
+
+    Args:
+        intensities: of `action_units`, NaN where unknown.
+        temperature: in summed intensities; large ones even the frames out.
+    """
+    counted = [index for index, name in enumerate(NAMES) if name != "AU43"]
+    activity = intensities[..., counted].sum(-1)
+    return torch.exp(torch.where(torch.isfinite(activity), activity, 0.0) / temperature)
+
+
 def au_weights(
     intensities: Float[Tensor, "b t u"], valid: Bool[Tensor, "b t"], temperature: float = 1.0
 ) -> Float[Tensor, "b t"]:
-    """How much each frame counts by what the face does in it: softmax over valid frames of the sum of intensities.
-
-    Our reading of the paper's re-weighting. Closed eyes (AU43) do not count: a blink is no expression. A valid frame whose
-    action units are unknown counts as an average known one.
+    """Each frame's share of the `au_scores` of a clip.
 
     Args:
         intensities: of `action_units`, NaN where unknown.
         valid: frames that may count at all.
-        temperature: in summed intensities; large ones even the frames out.
+        temperature: as in `au_scores`.
 
     Returns:
         Rows that sum to 1: uniform over valid frames where nothing is known, all 0 where no frame is valid.
     """
-    counted = [index for index, name in enumerate(NAMES) if name != "AU43"]
-    activity = intensities[..., counted].sum(-1)  # b t
-    known = torch.isfinite(activity) & valid
-    activity = activity.masked_fill(~known, 0.0)
-    mean = activity.sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp_min(1)
-    scores = torch.where(known, activity, mean) / temperature
-    # A row without a valid frame: softmax of equal scores, put to 0 after.
-    share = scores.masked_fill(~valid & valid.any(1, keepdim=True), -torch.inf).softmax(1)
-    return share.masked_fill(~valid, 0.0)
+    scores = au_scores(intensities, temperature).masked_fill(~valid, 0.0)  # b t
+    return scores / torch.where(valid.any(1, keepdim=True), scores.sum(1, keepdim=True), 1.0)
 
 
 def describe_action_units(intensities: Float[Tensor, "u"], least: float = 0.2) -> list[tuple[str, float]]:
