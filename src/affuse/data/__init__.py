@@ -17,6 +17,7 @@ from affuse.data.see import SEE
 from affuse.data.synthetic.cabin import Cabin
 from affuse.data.synthetic.duet import Duet
 from affuse.data.synthetic.eyes import Eyes
+from affuse.data.synthetic.faces import Faces
 from affuse.data.synthetic.talk import Talk
 
 DATASETS = {
@@ -26,6 +27,7 @@ DATASETS = {
     "talk": Talk,
     "duet": Duet,
     "cabin": Cabin,
+    "faces": Faces,
     "mosi_utterances": MOSIUtterances,
     "mmmo_youtube": MMMOYouTube,
     "mmsa": MMSA,
