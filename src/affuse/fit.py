@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,17 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from safetensors.torch import load_file
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from affuse import doctor, runs
 from affuse.balance import balancing
 from affuse.data.splits import Splits
+from affuse.ema import MovingAverage
 from affuse.evaluate import write_evidence, write_metrics
 from affuse.fitting import Fitting, drop_modalities, selection_metric
 from affuse.recipe import Recipe, Training, load_recipe
+from affuse.sampling import Shuffled, class_counts, class_targets, sampling_chances
 from affuse.systems import SYSTEMS
 from affuse.types import AffuseError, Batch, Sample, System
 
@@ -62,7 +65,8 @@ def fit(
     selection_metric(recipe.training, splits.task)
     system = SYSTEMS[recipe.system_name](recipe.system, splits.task)
     _check_balance(recipe.training, splits, system)
-    info = {
+    targets = _training_targets(recipe.training, splits, system)
+    info: dict[str, Any] = {
         "system": recipe.system_name,
         "modalities": list(system.modalities),
         "task": runs.task_info(splits.task),
@@ -78,6 +82,9 @@ def fit(
     }
     if command is not None:
         info["command"] = command
+    if targets is not None:
+        counts = class_counts(targets, splits.task).tolist()
+        info["class_counts"] = dict(zip(splits.task.classes, counts, strict=True))
     existed = out.is_dir()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -88,7 +95,7 @@ def fit(
             f"{out}: cannot write a run there ({error.strerror}); choose another folder with --out"
         ) from None
     try:
-        return _train(recipe, splits, system, info, out, None, progress, with_report)
+        return _train(recipe, splits, system, targets, info, out, None, progress, with_report)
     except Exception:
         if not (out / runs.CHECKPOINT).is_file():  # nothing that could be resumed
             for name in (runs.RUN, runs.RECIPE, runs.HISTORY, runs.WEIGHTS):
@@ -130,12 +137,13 @@ def resume(out: Path, overrides: Sequence[str] = (), progress: bool = True, comm
         runs.without_pretrained(recipe.system) if begun else recipe.system, splits.task
     )
     _check_balance(recipe.training, splits, system)
+    targets = _training_targets(recipe.training, splits, system)
     if overrides:
         runs.write_text(out / runs.RECIPE, recipe.to_yaml())
         if command is not None and "command" in info:
             info["command"] += f"\n{command}"
         runs.write_json(out / runs.RUN, info)
-    return _train(recipe, splits, system, info, out, checkpoint if begun else None, progress)
+    return _train(recipe, splits, system, targets, info, out, checkpoint if begun else None, progress)
 
 
 def _check(training: Training) -> None:
@@ -162,6 +170,8 @@ def _check(training: Training) -> None:
             raise AffuseError(f"training.{name} is {value}; it must be a number from {smallest} up")
     if not 0 <= training.modality_dropout <= 1:
         raise AffuseError(f"training.modality_dropout is {training.modality_dropout}; it is a share, from 0 to 1")
+    if not 0 <= training.ema < 1:
+        raise AffuseError(f"training.ema is {training.ema}; it is a decay, from 0 (no average) to below 1")
     if not 0 < training.plateau_factor < 1:
         raise AffuseError(f"training.plateau_factor is {training.plateau_factor}; it must lie between 0 and 1")
     if training.select == "last" and (training.patience or training.schedule == "plateau"):
@@ -179,10 +189,32 @@ def _check_balance(training: Training, splits: Splits, system: System) -> None:
         balancing(training.balance).check(system, Batch.collate(samples, system.modalities))
 
 
+def _training_targets(training: Training, splits: Splits, system: System) -> Tensor | None:
+    """The class (n,) of each training sample, where something needs it or it costs nothing; the system is told how many."""
+    # A source without `targets` has to make each of its samples to tell, so it is asked only where that changes the training.
+    counting = type(system).know_classes is not System.know_classes
+    drawing = training.sampling != "shuffled"
+    if splits.task.kind != "classification":
+        if drawing:
+            raise AffuseError(
+                f"training.sampling is {training.sampling!r}, but a regression has no classes: choose 'shuffled'"
+            )
+        return None
+    if not (counting or drawing or hasattr(splits.train, "targets")):
+        return None
+    targets = class_targets(splits.train)
+    if drawing:
+        sampling_chances(targets, splits.task, training.sampling)  # for its error, before a run is begun
+    if counting:
+        system.know_classes(class_counts(targets, splits.task))
+    return targets
+
+
 def _train(
     recipe: Recipe,
     splits: Splits,
     system: System,
+    targets: Tensor | None,
     info: dict[str, Any],
     out: Path,
     checkpoint: Path | None,
@@ -196,6 +228,7 @@ def _train(
     last = ModelCheckpoint(out, filename=Path(runs.CHECKPOINT).stem, save_top_k=1, enable_version_counter=False)
     callbacks: list[Any] = [last, *([RichProgressBar(leave=False)] if progress else [])]
     callbacks += [] if balance is None else [balance]
+    callbacks += [MovingAverage(training.ema)] if training.ema else []
     with warnings.catch_warnings():
         # Lightning's hints about worker counts and log intervals are not the user's business here.
         warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
@@ -227,10 +260,12 @@ def _train(
         loader = partial(DataLoader, batch_size=training.batch_size, num_workers=training.workers)
         collate = partial(Batch.collate, modalities=system.modalities)
         selection = splits.validation if training.select_on == "validation" else splits.test
+        chances = None if targets is None else sampling_chances(targets, splits.task, training.sampling)
+        order = Shuffled(len(splits.train), training.seed, chances)
         try:
             trainer.fit(
                 module,
-                loader(_Indexed(splits.train), sampler=Shuffled(len(splits.train), training.seed), collate_fn=collate),
+                loader(_Indexed(splits.train), sampler=order, collate_fn=collate),
                 loader(_Indexed(selection), collate_fn=collate),
                 ckpt_path=checkpoint,
                 weights_only=True,
@@ -261,23 +296,3 @@ class _Indexed(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         return self.source[index]
-
-
-class Shuffled(Sampler[int]):
-    """A new order each epoch. All randomness of an epoch (order, crops, dropout) follows from the seed and its number, so
-    that a resumed run repeats it exactly; hence the seeding at the moment when an epoch's first sample is asked for.
-    """
-
-    def __init__(self, n: int, seed: int):
-        self.n, self.seed, self.epoch = n, seed, 0
-
-    def __len__(self) -> int:
-        return self.n
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning's trainer calls this before each epoch."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        torch.manual_seed(self.seed * 100_003 + self.epoch)
-        return iter(torch.randperm(self.n).tolist())

@@ -46,6 +46,11 @@ class Training:
             ``mae`` (the smallest), ``corr`` or ``acc2_non0``, of both ``loss`` (the smallest) or ``last``, which keeps the
             last. ``auto`` is ``war`` in a classification, ``mae`` in a regression.
         select_on: ``validation``; ``test`` exists to repeat published protocols, and marks the run.
+        sampling: of an epoch's training samples: ``shuffled``, each once; ``balanced``, each class equally likely, or
+            ``square_root``, in proportion to the square root of its count, both with replacement and as many as there are.
+            Class weights beside it balance a second time.
+        ema: decay, in [0, 1), of an exponential moving average of the weights, which is then what is validated, selected and
+            saved (`affuse.ema.MovingAverage`); 0: the weights themselves.
         balance: a method that balances modalities, by its ``name`` with its settings: ``ogm_ge``, ``pmr`` or ``agm``
             (`affuse.balance`); None: plain joint training.
         seed: of weights, order, crops and split.
@@ -71,6 +76,8 @@ class Training:
     modality_dropout: float = 0.0
     select: Literal["auto", "war", "uar", "f1", "mae", "corr", "acc2_non0", "loss", "last"] = "auto"
     select_on: Literal["validation", "test"] = "validation"
+    sampling: Literal["shuffled", "balanced", "square_root"] = "shuffled"
+    ema: float = 0.0
     balance: BalanceSettings | None = None
     seed: int = 0
     workers: int = 0

@@ -253,6 +253,13 @@ class System(nn.Module, ABC):
         """By modality, the modules that read it alone: whose learning a balancing method may slow. Empty: it has none."""
         return {}
 
+    def know_classes(self, counts: Int[Tensor, "c"]) -> None:
+        """Told before training how many training samples each class has; only of a classification.
+
+        What a system keeps of it belongs into a buffer, so that a resumed run and an evaluation know it. A system that does
+        not override this is not told, and the data then need not be counted.
+        """
+
     def begin_epoch(self, epoch: int) -> None:
         """Told before each training epoch, numbered from 0."""
 
