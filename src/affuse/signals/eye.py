@@ -6,16 +6,15 @@ Viola and Jones, "Rapid Object Detection using a Boosted Cascade of Simple Featu
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from affuse.signals.face_detection import check_frame, haar_cascade
 from affuse.types import AffuseError
 
 _WORKING_SIDE = 480  # the longer side of the image that faces are searched in, pixels
@@ -53,13 +52,13 @@ def find_eye(frame: NDArray[np.uint8], previous: EyeBox | None = None) -> EyeBox
     Returns:
         The box, or None where no face with an eye in it is found.
     """
-    _check(frame)
+    check_frame(frame)
     shrink = max(1.0, max(frame.shape[:2]) / _WORKING_SIDE)
     grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
     if shrink > 1:
         grey = cv2.resize(grey, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
     smallest = max(24, min(grey.shape) // 8)
-    faces = _cascade("haarcascade_frontalface_default.xml").detectMultiScale(
+    faces = haar_cascade("haarcascade_frontalface_default.xml").detectMultiScale(
         cv2.equalizeHist(grey), scaleFactor=1.15, minNeighbors=5, minSize=(smallest, smallest)
     )
     for left, top, width, height in sorted(faces, key=lambda box: -int(box[2])):
@@ -78,7 +77,7 @@ def _eyes(frame: NDArray[np.uint8], left: int, top: int, width: int, height: int
     grey = cv2.cvtColor(np.ascontiguousarray(upper), cv2.COLOR_RGB2GRAY)
     grey = cv2.resize(grey, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
     smallest, largest = max(8, round(0.12 * width / shrink)), round(0.4 * width / shrink)
-    boxes, neighbours = _cascade("haarcascade_eye.xml").detectMultiScale2(
+    boxes, neighbours = haar_cascade("haarcascade_eye.xml").detectMultiScale2(
         grey, scaleFactor=1.08, minNeighbors=4, minSize=(smallest, smallest), maxSize=(largest, largest)
     )
     found = []
@@ -132,7 +131,7 @@ def track_eye(frames: Iterable[NDArray[np.uint8]], *, patience: int = 8, smoothi
 
 def crop_eye(frame: NDArray[np.uint8], box: EyeBox, size: int) -> NDArray[np.uint8]:
     """The square of the box as (size, size, 3), sampled to a fraction of a pixel; beyond the frame its edge is repeated."""
-    _check(frame)
+    check_frame(frame)
     scale = size / box.side
     if scale < 1:  # average first, or shrinking would alias
         shrink = max(scale, 1 / min(frame.shape[:2]))
@@ -183,17 +182,3 @@ def eye_crops(
 
 def _values(box: EyeBox) -> tuple[float, float, float]:
     return box.x, box.y, box.side
-
-
-def _check(frame: NDArray[np.uint8]) -> None:
-    if frame.ndim != 3 or frame.shape[2] != 3 or min(frame.shape) < 1:
-        raise AffuseError(f"a frame is RGB (height, width, 3), not {frame.shape}")
-
-
-@functools.lru_cache(maxsize=4)
-def _cascade(name: str) -> cv2.CascadeClassifier:
-    path = Path(cv2.__file__).parent / "data" / name
-    cascade = cv2.CascadeClassifier(str(path))
-    if cascade.empty():
-        raise AffuseError(f"{path}: OpenCV's face model is missing; reinstall with: pip install opencv-python-headless")
-    return cascade

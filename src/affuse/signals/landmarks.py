@@ -1,4 +1,4 @@
-"""68 facial landmarks of the largest face, through dlib.
+"""68 facial landmarks of the largest face, or of one that is known, through dlib.
 
 Kazemi and Sullivan, "One Millisecond Face Alignment with an Ensemble of Regression Trees", CVPR 2014, on the 68 points of
 iBUG 300-W (Sagonas et al., ICCV Workshops 2013). The extra ``face`` brings dlib and the trained model; **the model's terms
@@ -15,12 +15,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from affuse.signals.face_detection import FaceBox, check_frame
 from affuse.types import AffuseError
 
 POINTS = 68
 LEFT_EYE, RIGHT_EYE = slice(36, 42), slice(42, 48)  # of the picture, not of the person
 _MODEL = "shape_predictor_68_face_landmarks.dat"
 _WORKING_SIDE = 480  # the longer side of the image that faces are searched in, pixels
+_FACE_SIDE = 200.0  # to which a known face is scaled, pixels: the model answers in whole ones
+# dlib's box around a face, by its 68 points: measured on the faces that its own detector finds.
+_SIDE_OF_SPREAD, _ABOVE_MEAN = (
+    0.76,
+    0.03,
+)  # its side in diagonals of their bounding box; its middle above their mean, in sides
 REMEDY = "pip install 'affuse[face]'"
 
 
@@ -37,8 +44,7 @@ def find_landmarks(frame: NDArray[np.uint8], previous: NDArray[np.float32] | Non
     Raises:
         AffuseError: the frame is no RGB image, or the extra ``face`` is not installed.
     """
-    if frame.ndim != 3 or frame.shape[2] != 3 or min(frame.shape) < 1:
-        raise AffuseError(f"a frame is RGB (height, width, 3), not {frame.shape}")
+    check_frame(frame)
     detector, predictor = _models()
     shrink = max(1.0, max(frame.shape[:2]) / _WORKING_SIDE)
     small = np.asarray(frame, dtype=np.uint8)
@@ -56,6 +62,47 @@ def find_landmarks(frame: NDArray[np.uint8], previous: NDArray[np.float32] | Non
         face = min(faces, key=lambda box: np.hypot(box.center().x - centre[0], box.center().y - centre[1]))
     shape = predictor(np.ascontiguousarray(small), face)
     return np.array([(part.x, part.y) for part in shape.parts()], dtype=np.float32) * np.float32(shrink)
+
+
+def landmarks_in(frame: NDArray[np.uint8], face: FaceBox) -> NDArray[np.float32]:
+    """The landmarks of a face that is known, whichever detector found it.
+
+    The model was trained on boxes of dlib's detector, and others lie otherwise around a face. So the points are found twice:
+    in the box as it is, and in the box that dlib's would be around those points.
+
+    Args:
+        frame: RGB (h, w, 3).
+        face: where it is.
+
+    Returns:
+        (68, 2), x and y in pixels of the frame, counted from the middle of the first one, in the order of iBUG 300-W.
+
+    Raises:
+        AffuseError: the frame is no RGB image, the box lies outside it, or the extra ``face`` is not installed.
+    """
+    check_frame(frame)
+    predictor = _models()[1]
+    left, top = (max(0, int(start - 0.5 * face.side)) for start in (face.left, face.top))
+    part = frame[top : int(face.top + 1.5 * face.side + 1), left : int(face.left + 1.5 * face.side + 1)]
+    if min(part.shape[:2], default=0) < 1 or face.left + face.width <= 0 or face.top + face.height <= 0:
+        raise AffuseError(f"{face} lies outside the frame of {frame.shape[1]} x {frame.shape[0]}")
+    size = tuple(max(1, round(n * _FACE_SIDE / face.side)) for n in (part.shape[1], part.shape[0]))
+    way = cv2.INTER_AREA if face.side > _FACE_SIDE else cv2.INTER_LINEAR
+    small = np.ascontiguousarray(cv2.resize(np.ascontiguousarray(part), size, interpolation=way))
+    scale = np.array([small.shape[1] / part.shape[1], small.shape[0] / part.shape[0]])
+    (x, y), side = (np.array(face.centre) - (left, top)) * scale, _FACE_SIDE
+    points = _predict(predictor, small, x, y, side)
+    x, y = points.mean(0)
+    side = _SIDE_OF_SPREAD * float(np.hypot(*np.ptp(points, axis=0)))
+    points = _predict(predictor, small, x, y - _ABOVE_MEAN * side, side)
+    return ((points + 0.5) / scale + (left - 0.5, top - 0.5)).astype(np.float32)
+
+
+def _predict(predictor: Any, picture: NDArray[np.uint8], x: float, y: float, side: float) -> NDArray[np.float64]:
+    import dlib
+
+    corners = (round(value) for value in (x - side / 2, y - side / 2, x + side / 2, y + side / 2))
+    return np.array([(part.x, part.y) for part in predictor(picture, dlib.rectangle(*corners)).parts()], np.float64)
 
 
 def normalised(landmarks: NDArray[np.float32]) -> NDArray[np.float32]:
