@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -77,6 +77,7 @@ class FaceBox:
         )
 
 
+@runtime_checkable
 class Detector(Protocol):
     """Finds faces in a picture.
 
