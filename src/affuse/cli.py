@@ -18,6 +18,7 @@ from affuse.types import AffuseError
 from affuse_cli import INTERRUPTED, interrupts_end_the_process
 
 DESCRIPTION = "Reads people from several sensors at once, and says why."
+_SECONDS: dict[str, Any] = {"type": float, "metavar": "SECONDS"}
 _ERRORS = "bad events in a file: stop (raise, the default), or leave them out and count them (drop)"
 
 
@@ -30,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments, others = parser.parse_known_args(plain)
         overrides = [*settings, *others]
         arguments.command = shlex.join(["affuse", *words])
-        if overrides and arguments.verb not in ("fit", "evaluate", "predict", "data", "energy"):
+        if overrides and arguments.verb not in ("fit", "evaluate", "predict", "explain", "data", "energy"):
             parser.error(f"unknown arguments: {' '.join(overrides)}")
         return arguments.run(arguments, overrides)
     except AffuseError as error:
@@ -87,16 +88,22 @@ def _parser() -> argparse.ArgumentParser:
     what = "a file, or CAMERA=FILE for each camera of one recording; a camera left out is absent"
     predict.add_argument("files", metavar="FILE", nargs="+", type=Path, help=what)
     predict.add_argument("--errors", choices=("raise", "drop"), default="raise", help=_ERRORS)
+    _segment_options(predict.add_argument_group("recordings of cameras, and videos with faces"))
+    of_faces = predict.add_argument_group("videos with faces")
+    _face_options(of_faces)
     of_cameras = predict.add_argument_group("recordings of cameras")
-    seconds: dict[str, Any] = {"type": float, "metavar": "SECONDS"}
-    of_cameras.add_argument("--hop", **seconds, help="from one window to the next (default: half a window)")
-    of_cameras.add_argument("--median", **seconds, help="running median over the probabilities (default: none)")
-    of_cameras.add_argument("--minimum", **seconds, help="a shorter segment joins a neighbour (default: none does)")
-    of_cameras.add_argument("--threshold", type=float, help="below this probability there is no answer (default 0)")
     truth = "csv with start_us, stop_us, label: segment metrics are printed too"
     of_cameras.add_argument("--truth", type=Path, metavar="CSV", help=truth)
     of_cameras.add_argument("--explain", type=Path, metavar="OUT.html", help="write a page that shows why")
     predict.set_defaults(run=_predict)
+
+    explain = verbs.add_parser("explain", help="why a run says what it says of a video with a face", allow_abbrev=False)
+    explain.add_argument("path", metavar="RUN", type=Path)
+    explain.add_argument("clip", metavar="CLIP", type=Path, help="a video, a folder of pictures, or a picture")
+    explain.add_argument("--out", type=Path, metavar="DIR", help="the folder to write (default: explained/CLIP)")
+    _face_options(explain)
+    _segment_options(explain)
+    explain.set_defaults(run=_explain)
 
     energy = verbs.add_parser("energy", help="operations and energy of a run, layer by layer", allow_abbrev=False)
     energy.add_argument("path", metavar="RUN", type=Path)
@@ -147,6 +154,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _segment_options(parser: Any) -> None:
+    parser.add_argument("--hop", **_SECONDS, help="from one window to the next (default: half a window)")
+    parser.add_argument("--median", **_SECONDS, help="running median over the probabilities (default: none)")
+    parser.add_argument("--minimum", **_SECONDS, help="a shorter segment joins a neighbour (default: none does)")
+    parser.add_argument("--threshold", type=float, help="below this probability there is no answer (default 0)")
+
+
+def _face_options(parser: Any) -> None:
+    parser.add_argument("--window", **_SECONDS, help="length of a window (default 2.5, as the clips of DFEW)")
+    parser.add_argument("--fps", type=float, help="frames a second, of a folder of numbered pictures")
+
+
 def _fit(arguments: argparse.Namespace, overrides: list[str]) -> int:
     with interrupts_end_the_process():
         from affuse import fit, report, runs
@@ -186,6 +205,7 @@ def _evaluate(arguments: argparse.Namespace, overrides: list[str]) -> int:
 def _predict(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from affuse import runs
     from affuse.data.digits import EventAudioDigits
+    from affuse.face_windows import reads_faces
     from affuse.predict import answer
     from affuse.predict_cameras import cameras_of
     from affuse.predict_digits import answer_digit
@@ -201,11 +221,16 @@ def _predict(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if cameras:
         print(json.dumps(_recording(arguments, run, cameras)), flush=True)
         return 0
-    _refuse_recording_options(arguments)
+    of_faces = reads_faces(run.recipe, run.system)
+    if not of_faces:
+        _refuse_recording_options(arguments)
     failures = 0
     for file in arguments.files:
         try:
-            for record in answer_features(run, file) if file.is_dir() else [answer(run, file, arguments.errors)]:
+            records = _faces(arguments, run, file) if of_faces else []
+            if not of_faces:
+                records = answer_features(run, file) if file.is_dir() else [answer(run, file, arguments.errors)]
+            for record in records:
                 print(json.dumps({"file": str(file), **record}), flush=True)
         except AffuseError as error:
             print(f"affuse: {error}", file=sys.stderr)
@@ -213,32 +238,82 @@ def _predict(arguments: argparse.Namespace, overrides: list[str]) -> int:
     return 1 if failures else 0
 
 
+def _explain(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from affuse import runs
+    from affuse.explain_clip import explain_clip
+
+    run = runs.load_run(arguments.path, overrides)
+    out = arguments.out or Path("explained") / arguments.clip.stem
+    found = explain_clip(run, arguments.clip, out, _windowing(arguments), _segmentation(arguments))
+    said = (
+        found["reason"] if found["status"] != "ok" else found.get("label") or f"{found['value']:.3g} {found['units']}"
+    )
+    print(f"{found['status']}: {said}")
+    for name, written in found["files"].items():
+        print("\n".join(f"{name}: {file}" for file in ([written] if isinstance(written, str) else written)))
+    print(f"numbers: {out / 'explain.json'}")
+    return 0
+
+
+def _faces(arguments: argparse.Namespace, run: Any, file: Path) -> list[dict[str, Any]]:
+    from affuse.predict_faces import answer_faces
+
+    for name in ("truth", "explain"):
+        if getattr(arguments, name) is not None:
+            instead = "; affuse explain shows why" if name == "explain" else ""
+            raise AffuseError(f"--{name} is for a recording of cameras{instead}")
+    return [answer_faces(run, file, _windowing(arguments), _segmentation(arguments))]
+
+
 def _refuse_recording_options(arguments: argparse.Namespace) -> None:
     for name in ("hop", "median", "minimum", "threshold", "truth", "explain"):
         if getattr(arguments, name) is not None:
             raise AffuseError(f"--{name} is for a recording of cameras: give its files as CAMERA=FILE")
+    _refuse_face_options(arguments)
+
+
+def _refuse_face_options(arguments: argparse.Namespace) -> None:
+    for name in ("window", "fps"):
+        if getattr(arguments, name) is not None:
+            raise AffuseError(f"--{name} is for runs that read faces in video; this run reads none")
+
+
+def _microseconds(arguments: argparse.Namespace, name: str) -> int | None:
+    value = getattr(arguments, name)
+    if value is not None and not 0 <= value < 1e6:
+        raise AffuseError(f"--{name} is a number of seconds from 0, got {value}")
+    return None if value is None else round(value * 1e6)
+
+
+def _segmentation(arguments: argparse.Namespace) -> Any:
+    from affuse.segments import Segmentation
+
+    return Segmentation(
+        median_us=_microseconds(arguments, "median") or 0,
+        minimum_us=_microseconds(arguments, "minimum") or 0,
+        threshold=arguments.threshold or 0.0,
+    )
+
+
+def _windowing(arguments: argparse.Namespace) -> Any:
+    from affuse.face_windows import Windowing
+
+    window_us = _microseconds(arguments, "window")
+    default = Windowing()
+    window_us = default.window_us if window_us is None else window_us
+    return Windowing(window_us, _microseconds(arguments, "hop"), fps=arguments.fps)
 
 
 def _recording(arguments: argparse.Namespace, run: Any, cameras: Mapping[str, Path]) -> dict[str, Any]:
     from affuse import predict_cameras, report_recording, segment_truth
-    from affuse.segments import Segmentation
 
-    def microseconds(name: str) -> int | None:
-        value = getattr(arguments, name)
-        if value is not None and not 0 <= value < 1e6:
-            raise AffuseError(f"--{name} is a number of seconds from 0, got {value}")
-        return None if value is None else round(value * 1e6)
-
-    settings = Segmentation(
-        median_us=microseconds("median") or 0,
-        minimum_us=microseconds("minimum") or 0,
-        threshold=arguments.threshold or 0.0,
-    )
+    _refuse_face_options(arguments)
+    settings = _segmentation(arguments)
     classes = run.system.task.classes
     truth = None if arguments.truth is None else segment_truth.read_truth(arguments.truth, classes)
     shown = predict_cameras.WINDOWS_SHOWN if arguments.explain is not None else 0
     found, windows = predict_cameras.answer_recording(
-        run, cameras, hop_us=microseconds("hop"), settings=settings, shown=shown
+        run, cameras, hop_us=_microseconds(arguments, "hop"), settings=settings, shown=shown
     )
     if truth is not None:
         found["metrics"] = segment_truth.agreement(segment_truth.segments_of(found, classes), truth)

@@ -158,7 +158,9 @@ def write_video(path: Path, pictures: Iterable[tuple[int, NDArray[np.uint8]]], f
                 stream.codec_context.thread_count = 1
                 stream.options = {"crf": "23", "preset": "veryfast"}
             if image.shape[:2] != shape:
-                raise AffuseError(f"{path}: a picture of {image.shape[1]} x {image.shape[0]} among {shape[1]} x {shape[0]}")
+                raise AffuseError(
+                    f"{path}: a picture of {image.shape[1]} x {image.shape[0]} among {shape[1]} x {shape[0]}"
+                )
             if time_us <= last:
                 raise AffuseError(f"{path}: the picture at {time_us} us does not come after the one at {last} us")
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
@@ -185,7 +187,9 @@ def write_png(path: Path, image: NDArray[np.uint8]) -> Path:
     return path
 
 
-def text_on(image: NDArray[np.uint8], place: tuple[int, int], text: str, size: int, colour: tuple[int, ...] = INK) -> None:
+def text_on(
+    image: NDArray[np.uint8], place: tuple[int, int], text: str, size: int, colour: tuple[int, ...] = INK
+) -> None:
     """Write a line of text into a picture, in place; `place` is its upper left corner."""
     picture = Image.fromarray(image)
     ImageDraw.Draw(picture).text(place, text, fill=colour, font=font(size))
@@ -226,7 +230,9 @@ def _answer_panel(
         best = int(np.argmax(shares)) if shares else -1
         for number, name in enumerate(classes):
             y = top + number * row
-            pen.text((margin, y), _fitting(name, int(0.42 * wide), letters), INK if number == best else QUIET, font(letters))
+            pen.text(
+                (margin, y), _fitting(name, int(0.42 * wide), letters), INK if number == best else QUIET, font(letters)
+            )
             left, right = margin + int(0.45 * wide), margin + wide
             pen.rectangle((left, y + 0.15 * row, right, y + 0.65 * row), LINE)
             if shares and shares[number] > 0:

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 from torch import Tensor
 
-from affuse import report_balance, report_cameras, report_plots, report_samples
+from affuse import report_balance, report_cameras, report_faces, report_plots, report_samples
 from affuse.energy import tables as energy_tables
 from affuse.types import AffuseError
 
@@ -80,6 +80,7 @@ def write_report(run: Path) -> Path:
         "headline": _headline(metrics),
         "figures": report_plots.figures(metrics, history, classes, of_samples, of_balance),
         "measures": _measures(metrics),
+        "per_class": report_faces.per_class_table(metrics, classes),
         "regression": metrics.get("kind") == "regression",
         "energy": _energy(run / "energy.json"),
         "examples": _examples(examples, tensors, classes),
