@@ -224,7 +224,7 @@ def trained(masked: bool) -> tuple[float, Tensor]:
     torch.manual_seed(0)
     attention = RegionAttention(8, 8, "sigmoid")
     stem, head = nn.Conv2d(2, 8, 1), nn.Linear(8, 2)
-    maps, landmarks, answer = marked_faces(128, 0)
+    maps, landmarks, answer = marked_faces(256, 0)
     mask = landmark_mask(landmarks, 12, 12) if masked else None
     layers = nn.ModuleList([stem, attention, head])
     optimiser = torch.optim.Adam(layers.parameters(), lr=0.03)
