@@ -220,15 +220,16 @@ def test_samples_are_made_for_counting_only_where_the_training_needs_the_classes
         sources[False].read.clear()  # type: ignore[attr-defined]
 
 
-def test_class_weights_and_balanced_sampling_find_more_of_the_rare_class(tmp_path: Path) -> None:
-    def recall(name: str, loss: dict[str, Any], **training: object) -> float:
-        trained(tmp_path / name, {"name": "line", "loss": loss}, epochs=6, lr=0.15, **training)
+def test_class_weights_and_balanced_sampling_make_the_rare_class_likelier_where_it_is_true(tmp_path: Path) -> None:
+    def likely(name: str, loss: dict[str, Any], **training: object) -> float:
+        trained(tmp_path / name, {"name": "line", "loss": loss}, epochs=4, lr=0.05, **training)
         records = runs.read_lines(tmp_path / name / runs.PREDICTIONS)
-        return sum(record["prediction"] == 1 for record in records if record["target"] == 1) / 2
+        rare = [record["probabilities"][1] for record in records if record["target"] == 1]
+        return sum(rare) / len(rare)
 
-    plain = recall("plain", {})
-    assert recall("weighed", {"weights": "inverse"}) > plain
-    assert recall("drawn", {}, sampling="balanced") > plain
+    plain = likely("plain", {})
+    assert likely("weighed", {"weights": "inverse"}) > plain + 0.05
+    assert likely("drawn", {}, sampling="balanced") > plain + 0.05
 
 
 def test_settings_come_back_from_the_recipe_that_a_run_writes(tmp_path: Path) -> None:
