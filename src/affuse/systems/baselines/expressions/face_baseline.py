@@ -128,7 +128,8 @@ class ExpressionBaseline(System):
             return Output(nan, torch.zeros_like(batch.present[:, 0]))
         seen = clips.valid.any(1)  # q
         found = self.describe(clips, seen)
-        answered = spread(seen, clips.rows, False)  # b
+        answered = clips.rows.clone()  # b
+        answered[clips.rows] = seen
         weights = {} if found.time is None else {"time": spread(found.time, answered, 0.0)}
         logits = self.classifier(found.features)  # s c
         aux = {"features": spread(found.features, answered, 0.0)}
