@@ -1,10 +1,13 @@
 """Data sets as users have them on disk, and the synthetic worlds. The names are those of a recipe's ``data`` section."""
 
 from affuse.data.ave import AVE
+from affuse.data.clip_folder import ClipFolder
 from affuse.data.crema_d import CremaD
 from affuse.data.dfew import DFEW
 from affuse.data.digits import EventAudioDigits
 from affuse.data.drive_and_act import DriveAndAct
+from affuse.data.expression_lists import ExpressionLists
+from affuse.data.expression_videos import ExpressionVideos
 from affuse.data.features import Features
 from affuse.data.mintrec import MIntRec
 from affuse.data.mmmo_youtube import MMMOYouTube
@@ -40,4 +43,7 @@ DATASETS = {
     "ave": AVE,
     "drive_and_act": DriveAndAct,
     "dfew": DFEW,
+    "expression_lists": ExpressionLists,
+    "expression_videos": ExpressionVideos,
+    "clip_folder": ClipFolder,
 }

@@ -89,6 +89,11 @@ class ClipIndex:
         self._in(self.root, "0")
         return sorted(self._folders[self.root])
 
+    def paths(self) -> list[Path]:
+        """The clips that the root itself holds, in the order of their names."""
+        self._in(self.root, "0")
+        return sorted(self._folders[self.root].values())
+
 
 def _entries(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}

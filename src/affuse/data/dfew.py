@@ -3,8 +3,8 @@
 For the folders and lists that it comes in, see `affuse.data.dfew_files`.
 
 **The protocol** of the tables: each clip is in the test part of one of five folds; WAR is the share of correct answers, UAR the
-mean recall of the seven classes, and a score is the mean over the folds. `pooled_over_folds` gives the folds, their mean, and
-the scores of all test clips taken together. Disgust has 29 test clips in fold 1: one clip is 3.4 points of its recall.
+mean recall of the seven classes, and a score is the mean over the folds. `affuse.data.expression_folds` gives the folds, their
+mean, and the scores of all test clips as one. Disgust has 29 test clips in fold 1: one clip is 3.4 points of its recall.
 
 **There is no validation part**: published results chose their epoch on the test part of the fold. Here a share of the training
 part, drawn by class, is validation; the published way is ``--training.select_on test``, which marks the run.
@@ -86,7 +86,7 @@ class DFEW:
         for listed in lists.values():
             if listed.repeated:
                 raise AffuseError(f"{listed.path}: clip {listed.repeated[0]} is listed twice; keep one line of each")
-        refuse_repeated({listed.path: list(listed.targets) for listed in lists.values()})
+        refuse_repeated((listed.path, list(listed.targets)) for listed in lists.values())
         faces: tuple[Form, ...] = ("frames", "avi", "frames_16")
         index, form = find_clips(root, self.form, faces if self.input.pipeline is None else ("original", *faces))
         clips = {
@@ -108,6 +108,7 @@ class DFEW:
             "split": f"fold {self.fold} of 5; {self.validation_share:g} of each class of its training part for validation, "
             f"seed {seed}",
             "fold": self.fold,
+            "folds": len(FOLDS),
             "form": form or "a folder of clips",
             "clips": FOLDERS[form] if form else root.name,
             "lists": {part: listed.path.name for part, listed in lists.items()},

@@ -8,6 +8,10 @@ A list is a text file, one clip a line::
 
 The label is an index or a name. Whether a path has a suffix, leading zeros or the folders of somebody else's machine in front
 does not matter: see `affuse.data.clip_index`.
+
+Of what the field's data sets look like, this was seen: Former-DFER's lists of DFEW (which `affuse.data.dfew` reads by itself),
+and the form that users of FERV39K describe. Others, such as AFEW and MAFW, are read where they come as such lists; AFEW's
+folders of ``label/clip`` are `affuse.data.clip_folder`'s. None of these three has been tried here: they are not free to copy.
 """
 
 from __future__ import annotations
@@ -18,6 +22,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from affuse.data.clip_index import ClipFile, ClipIndex
+from affuse.data.face_augmentation import FaceAugmentation
+from affuse.data.face_clips import face_splits, stratified
+from affuse.data.splits import Splits
+from affuse.signals.face_input import FaceInput
 from affuse.types import AffuseError
 
 _MAX_BYTES = 64 << 20
@@ -129,19 +138,20 @@ def class_index(clip: ListedClip, classes: Sequence[str], base: int, where: str)
     raise AffuseError(f"{where}, line {clip.line}: label {label[:40]!r} is none of {', '.join(classes)}")
 
 
-def refuse_repeated(lists: Mapping[Path, Sequence[str]]) -> None:
+def refuse_repeated(lists: Iterable[tuple[Path, Sequence[str]]]) -> None:
     """Stop where a clip is listed twice, in one list or in two.
 
     Args:
-        lists: by the list's file, the clips that it names, each always by the same name.
+        lists: each list's file and the clips that it names, each always by the same name.
 
     Raises:
         AffuseError: one is.
     """
-    twice = repeated(lists.values())
+    files, names = zip(*lists, strict=True)
+    twice = repeated(names)
     if twice:
         raise AffuseError(
-            f"{' and '.join(map(str, lists))}: {len(twice)} clips are listed twice (first: {twice[0][:80]}); keep one line of "
+            f"{' and '.join(map(str, files))}: {len(twice)} clips are listed twice (first: {twice[0][:80]}); keep one line of "
             "each"
         )
 
@@ -149,3 +159,94 @@ def refuse_repeated(lists: Mapping[Path, Sequence[str]]) -> None:
 def repeated(lists: Iterable[Sequence[str]]) -> list[str]:
     """The clips that stand more than once in the lists taken together, in order of appearance."""
     return [name for name, count in Counter(name for names in lists for name in names).items() if count > 1]
+
+
+@dataclass(frozen=True)
+class ExpressionLists:
+    """The ``data`` section of a recipe for clips that lists name.
+
+    Args:
+        root: folder that the paths of the lists start from.
+        train: list of the training part; in `root`, or a path.
+        test: list of the test part.
+        validation: list of the validation part; None: drawn out of the training part, by class and seed.
+        name: of the data set, for reports.
+        classes: names in index order; None: the names that the lists use, in alphabetical order.
+        first_index: what the lists call the first class, where they have numbers.
+        input: how a clip becomes an input.
+        validation_share: share of each class of the training part that is validation, where there is no list of it.
+        augment: what training does to the faces; None: nothing.
+        fps: frames a second that folders of frames are taken to have; None: they have no clock.
+        cache: folder that ``affuse data prepare`` wrote; None: faces are searched whenever a clip is read.
+        max_bad_fraction: more listed clips that are missing or empty than this share stop the run.
+    """
+
+    root: str
+    train: str
+    test: str
+    validation: str | None = None
+    name: str = "lists of clips"
+    classes: tuple[str, ...] | None = None
+    first_index: int = 0
+    input: FaceInput = FaceInput()
+    validation_share: float = 0.1
+    augment: FaceAugmentation | None = FaceAugmentation()
+    fps: float | None = None
+    cache: str | None = None
+    max_bad_fraction: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 < self.validation_share < 1:
+            raise AffuseError(f"validation_share is between 0 and 1, not {self.validation_share}")
+        if self.fps is not None and not 0 < self.fps < 1000:
+            raise AffuseError(f"fps is above 0 and below 1000, not {self.fps}")
+
+    def splits(self, seed: int) -> Splits:
+        """Train, validation and test; the seed draws validation where there is no list of it.
+
+        Raises:
+            AffuseError: a list or the folder is missing, a label is unknown, a clip stands twice, or too many are missing.
+        """
+        root = Path(self.root)
+        if not root.is_dir():
+            raise AffuseError(f"{root}: no such folder; set data.root to the folder that the lists' paths start from")
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        files = {part: root / file for part, file in named.items() if file is not None}
+        lists = {part: read_list(file) for part, file in files.items()}
+        classes = self._classes(files, [clip for clips in lists.values() for clip in clips])
+        index = ClipIndex(root, deep=True)
+        parts: dict[str, list[ClipFile]] = {}
+        for part, listed in lists.items():
+            parts[part] = []
+            for clip in listed:
+                target = class_index(clip, classes, self.first_index, str(files[part]))
+                meta = {"label": classes[target]}
+                parts[part].append(ClipFile(clip.name, target, index.find(clip.name), self.fps, meta))
+        # Two names of one clip are one clip.
+        refuse_repeated((files[part], [str(c.path or c.name) for c in clips]) for part, clips in parts.items())
+        rule = "lists of train, validation and test"
+        if self.validation is None:
+            parts["train"], parts["validation"] = stratified(parts["train"], self.validation_share, seed)
+            rule = (
+                f"lists of train and test; {self.validation_share:g} of each class of train for validation, seed {seed}"
+            )
+        facts = {
+            "name": self.name,
+            "split": rule,
+            "lists": {part: file.name for part, file in files.items()},
+            "frames": self.input.frames,
+            "note": "the lists name no subjects: whether somebody stands in two parts is unknown",
+        }
+        return face_splits(parts, classes, root, self.input, self.augment, self.cache, self.max_bad_fraction, facts)
+
+    def _classes(self, files: Mapping[str, Path], clips: Sequence[ListedClip]) -> tuple[str, ...]:
+        if self.classes is not None:
+            return self.classes
+        found = sorted({clip.label for clip in clips})
+        numbers = [label for label in found if label.isdecimal()]
+        if numbers:
+            raise AffuseError(
+                f"{', '.join(map(str, files.values()))}: labels are numbers (such as {numbers[0]}); set data.classes to the "
+                "names of the classes, in order"
+            )
+        return tuple(found)
