@@ -7,8 +7,9 @@ those of `action_units` are our reading. They are ramps, not a trained detector,
 
 A face is first freed of place, size and tilt: the middle of the eyes' corners at 0, the eyes level and 1 apart (one unit is
 about 63 mm in adults). What is measured then is compared with a neutral face, a reference: the average face, or the same
-person's first frames (`running_reference`). Depth is not undone: a head that nods or turns moves these measures too, and so
-does a face of other proportions than the reference.
+person's first frames (`running_reference`). A head that turns to a side brings the eyes closer together and nothing nearer in
+height; that is undone by the way the tip of the nose has gone (`_turned`). A nod is not undone, and a face of other proportions
+than the reference shows action units that are none.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ _MIDDLE = {
     8: (0.0, 1.81), 27: (0.0, -0.05), 28: (0.0, 0.15), 29: (0.0, 0.35), 30: (0.0, 0.54), 33: (0.0, 0.71),
     51: (0.0, 0.96), 57: (0.0, 1.26), 62: (0.0, 1.06), 66: (0.0, 1.08),
 }  # fmt: skip
+_NOSE_STANDS_OUT = 0.6  # the tip before the plane of the eyes' corners, in distances of the eyes; about 4 cm
 MIRROR: tuple[int, ...] = (
     *range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1), 45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40,
     *range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), *range(67, 64, -1),
@@ -106,8 +108,19 @@ class _Measures(NamedTuple):
     lips: Tensor  # thickness of both together
 
 
+def _turned(x: Float[Tensor, "*n 68"]) -> Float[Tensor, "*n"]:
+    """The cosine of the angle that a head is turned to a side, from the way of the nose's tip off the middle of the eyes.
+
+    Turned by a, the eyes are cos a apart and the tip, which stands out by z, is z sin a aside: in distances of the eyes
+    z tan a. Widths shrink as the distance of the eyes does, so they stay; heights, measured in it, grow, and are put back.
+    """
+    tangent = x[..., 30] / _NOSE_STANDS_OUT
+    return (1 + tangent**2).rsqrt()
+
+
 def _measures(landmarks: Float[Tensor, "*n 68 2"]) -> _Measures:
     x, y = upright(landmarks).unbind(-1)
+    y = y * _turned(x)[..., None]
     at = lambda *points: y[..., list(points)].mean(-1)  # noqa: E731
     eyes_corners = at(36, 39, 42, 45)
     middle = (at(51) + at(57)) / 2
