@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -90,16 +92,8 @@ class ImageEncoder(nn.Module):
             _load(self.net, Path(weights))
 
     def forward(self, clips: Float[Tensor, "r t c h w"]) -> Float[Tensor, "r t d y x"]:
-        frozen: list[nn.Module] = []
-        if self.net.training and len(clips) == 1:
-            frozen = [module for module in self.net.modules() if isinstance(module, NORMS) and module.training]
-        for module in frozen:
-            module.eval()
-        try:
+        with own_statistics(self.net, learn=len(clips) > 1):
             maps = self.net(clips.flatten(0, 1))  # (r t) d y x
-        finally:
-            for module in frozen:
-                module.train()
         if maps.ndim != 4:
             raise AffuseError(
                 f"this encoder gives {tuple(maps.shape)}, not a map of features: choose a convolutional one"
@@ -109,6 +103,19 @@ class ImageEncoder(nn.Module):
     def last_map(self) -> nn.Module:
         """The module whose output is the last map of features, ((r t), d, y, x)."""
         return self.net
+
+
+@contextmanager
+def own_statistics(net: nn.Module, learn: bool) -> Iterator[None]:
+    """Inside, batch normalisation in training uses its running statistics and leaves them alone, unless it may `learn`."""
+    frozen = [] if learn else [module for module in net.modules() if isinstance(module, NORMS) and module.training]
+    for module in frozen:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in frozen:
+            module.train()
 
 
 def _load(net: nn.Module, path: Path) -> None:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from affuse.parts.encoders import ImageEncoder
+from affuse.parts.encoders import ImageEncoder, own_statistics
 from affuse.parts.sequences import TransformerLayer
 from affuse.systems.mome.config import VIDEO_TRANSFORMERS, MoMEConfig
 from affuse.systems.mome.tokens import Tokens
@@ -23,7 +23,9 @@ from affuse.types import AffuseError
 class ConvStem(nn.Module):
     """Four overlapping convolutions, each halving the frame: a map at a sixteenth of the side, 48 pixels become 3.
 
-    About 1.7 million multiply-adds for an RGB frame of 48 x 48. Normalised by group, so that no frame feels another one.
+    About 1.7 million multiply-adds for an RGB frame of 48 x 48. Batch normalisation makes it learn in fewer epochs than
+    normalisation by group; where only one clip is given in training, it uses its running statistics and leaves them alone: the
+    frames of one clip are no sample of the population.
 
     Args:
         channels: channels of a frame.
@@ -34,7 +36,7 @@ class ConvStem(nn.Module):
         super().__init__()
         widths = (channels, 16, 32, 48)
         halvings = [
-            nn.Sequential(nn.Conv2d(before, after, 3, 2, 1), nn.GroupNorm(4, after), nn.GELU())
+            nn.Sequential(nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.GELU())
             for before, after in itertools.pairwise(widths)
         ]
         self.blocks = nn.Sequential(*halvings, nn.Conv2d(widths[-1], width, 3, 2, 1))
@@ -109,7 +111,8 @@ class FrameExpert(nn.Module):
         """The map of each frame (r t); zeros for those that are lost, which the encoder does not see."""
         whole = bool(valid.all())
         if isinstance(self.stem, ConvStem):
-            found = self.stem(clips.flatten(0, 1) if whole else clips[valid])
+            with own_statistics(self.stem, learn=len(clips) > 1):
+                found = self.stem(clips.flatten(0, 1) if whole else clips[valid])
         elif whole:
             found = self.stem(clips).flatten(0, 1)
         else:  # a single clip stays one clip, since batch normalisation treats that apart
