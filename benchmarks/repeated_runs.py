@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from affuse.fit import fit
-from affuse.recipe import load_recipe
+from affuse.recipe import load_recipe, resolve
 
 
 def repeated_runs(
@@ -21,6 +21,7 @@ def repeated_runs(
     figures: Callable[[Path], dict[str, Any]],
     fixed: Sequence[str] = (),
     only: Sequence[str] = (),
+    systems: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
     """One result for each row of the table and each of its times.
 
@@ -32,6 +33,7 @@ def repeated_runs(
         figures: from a run folder to what is kept of it.
         fixed: what all change, but is no part of the protocol: where the data lies.
         only: names of the rows to measure now; all where it is empty.
+        systems: the ``system`` section of the rows that are of another system than the recipe's.
     """
     settings = yaml.safe_load(source.read_text())
     before = json.loads(out.read_text()) if out.exists() else {}
@@ -39,12 +41,17 @@ def repeated_runs(
     for time, repeat in times.items():
         splits = None
         for name, changes in rows.items():
+            system = (systems or {}).get(name)
             known = any(
-                found["time"] == time and found["row"] == name and found["changes"] == [*changes] for found in results
+                (found["time"], found["row"], found["changes"], found.get("system")) == (time, name, [*changes], system)
+                for found in results
             )
             if known or (only and name not in only):
                 continue
             recipe = load_recipe(source, [*fixed, *repeat, *changes])
+            if system is not None:
+                other = {**recipe.settings, "system": dict(system)}
+                recipe = resolve(other, f"{source}, row {name!r}")
             own_data = any(change.startswith("--data.") for change in changes)
             if own_data:
                 data = recipe.data.splits(recipe.training.seed)
@@ -52,7 +59,8 @@ def repeated_runs(
                 splits = data = splits or recipe.data.splits(recipe.training.seed)
             with tempfile.TemporaryDirectory() as folder:
                 run = fit(recipe, Path(folder) / "run", progress=False, splits=data, with_report=False)
-                found = {"time": time, "row": name, "changes": [*changes], **figures(run)}
+                own_system = {} if system is None else {"system": dict(system)}
+                found = {"time": time, "row": name, "changes": [*changes], **own_system, **figures(run)}
             results = [r for r in results if (r["time"], r["row"]) != (time, name)] + [found]
             print(json.dumps(found), flush=True)
             out.write_text(json.dumps({"synthetic": data.synthetic, "recipe": settings, "results": results}) + "\n")
