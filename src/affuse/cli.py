@@ -19,6 +19,7 @@ from affuse_cli import INTERRUPTED, interrupts_end_the_process
 
 DESCRIPTION = "Reads people from several sensors at once, and says why."
 _SECONDS: dict[str, Any] = {"type": float, "metavar": "SECONDS"}
+_FINDING = ("detector", "detector_weights", "detect_every")
 _ERRORS = "bad events in a file: stop (raise, the default), or leave them out and count them (drop)"
 
 
@@ -123,12 +124,16 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.set_defaults(run=_doctor)
 
-    data = verbs.add_parser("data", help="convert feature files into safetensors and JSON", allow_abbrev=False)
-    data.add_argument("action", choices=("convert",))
-    data.add_argument("name", metavar="NAME", help="mmsa, mult_glove, mintrec, mosi_utterances or mmmo_youtube")
+    what = "convert feature files into safetensors and JSON, or find the faces of clips once (prepare)"
+    data = verbs.add_parser("data", help=what, allow_abbrev=False)
+    data.add_argument("action", choices=("convert", "prepare"))
+    what = "convert: mmsa, mult_glove, mintrec, mosi_utterances or mmmo_youtube; prepare: dfew, clip_folder, ..."
+    data.add_argument("name", metavar="NAME", help=what)
     data.add_argument("root", metavar="ROOT", type=Path, help="its folder; its settings follow as --data.key value")
-    data.add_argument("out", metavar="OUT", type=Path, help="the folder to make")
-    data.add_argument("--seed", type=int, default=0)
+    what = "the folder to make; of prepare, what --data.cache names"
+    data.add_argument("out", metavar="OUT", type=Path, help=what)
+    data.add_argument("--seed", type=int, default=0, help="of what convert draws")
+    data.add_argument("--workers", type=int, default=1, metavar="N", help="processes of prepare (default 1)")
     data.set_defaults(run=_data)
 
     features = verbs.add_parser("features", help="text, sound and face features of raw clips", allow_abbrev=False)
@@ -164,6 +169,10 @@ def _segment_options(parser: Any) -> None:
 def _face_options(parser: Any) -> None:
     parser.add_argument("--window", **_SECONDS, help="length of a window (default 2.5, as the clips of DFEW)")
     parser.add_argument("--fps", type=float, help="frames a second, of a folder of numbered pictures")
+    detector = "how faces are found (default: as the run's data says, else haar)"
+    parser.add_argument("--detector", choices=("haar", "dlib", "yunet"), help=detector)
+    parser.add_argument("--detector-weights", metavar="ONNX", help="the network of yunet")
+    parser.add_argument("--detect-every", type=int, metavar="N", help="look for the face in every n-th frame")
 
 
 def _fit(arguments: argparse.Namespace, overrides: list[str]) -> int:
@@ -244,7 +253,7 @@ def _explain(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
     run = runs.load_run(arguments.path, overrides)
     out = arguments.out or Path("explained") / arguments.clip.stem
-    found = explain_clip(run, arguments.clip, out, _windowing(arguments), _segmentation(arguments))
+    found = explain_clip(run, arguments.clip, out, _windowing(arguments), _segmentation(arguments), _finding(arguments))
     said = (
         found["reason"] if found["status"] != "ok" else found.get("label") or f"{found['value']:.3g} {found['units']}"
     )
@@ -262,7 +271,7 @@ def _faces(arguments: argparse.Namespace, run: Any, file: Path) -> list[dict[str
         if getattr(arguments, name) is not None:
             instead = "; affuse explain shows why" if name == "explain" else ""
             raise AffuseError(f"--{name} is for a recording of cameras{instead}")
-    return [answer_faces(run, file, _windowing(arguments), _segmentation(arguments))]
+    return [answer_faces(run, file, _windowing(arguments), _segmentation(arguments), _finding(arguments))]
 
 
 def _refuse_recording_options(arguments: argparse.Namespace) -> None:
@@ -273,9 +282,9 @@ def _refuse_recording_options(arguments: argparse.Namespace) -> None:
 
 
 def _refuse_face_options(arguments: argparse.Namespace) -> None:
-    for name in ("window", "fps"):
+    for name in ("window", "fps", *_FINDING):
         if getattr(arguments, name) is not None:
-            raise AffuseError(f"--{name} is for runs that read faces in video; this run reads none")
+            raise AffuseError(f"--{name.replace('_', '-')} is for runs that read faces in video; this run reads none")
 
 
 def _microseconds(arguments: argparse.Namespace, name: str) -> int | None:
@@ -302,6 +311,10 @@ def _windowing(arguments: argparse.Namespace) -> Any:
     default = Windowing()
     window_us = default.window_us if window_us is None else window_us
     return Windowing(window_us, _microseconds(arguments, "hop"), fps=arguments.fps)
+
+
+def _finding(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(arguments, name) for name in _FINDING if getattr(arguments, name) is not None}
 
 
 def _recording(arguments: argparse.Namespace, run: Any, cameras: Mapping[str, Path]) -> dict[str, Any]:
@@ -346,8 +359,6 @@ def _doctor(arguments: argparse.Namespace, _: list[str]) -> int:
 
 
 def _data(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    from affuse.data.features import convert
-
     settings: dict[str, Any] = {}
     words = list(overrides)
     while words:
@@ -355,9 +366,37 @@ def _data(arguments: argparse.Namespace, overrides: list[str]) -> int:
         if not key.startswith("--data.") or not (equals or words):
             raise AffuseError(f"expected --data.key value, got {key!r}")
         settings[key.removeprefix("--data.")] = value if equals else words.pop(0)
+    if arguments.action == "prepare":
+        return _prepare(arguments, settings)
+    from affuse.data.features import convert
+
     out = convert(arguments.name, arguments.root, arguments.out, settings, arguments.seed)
     print(f"{out}: train on it with data: {{name: features, root: {out}}}")
     return 0
+
+
+def _prepare(arguments: argparse.Namespace, settings: Mapping[str, Any]) -> int:
+    from affuse.data.face_preparation import prepare_data_set
+
+    def progress(done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{done} of {total} clips", end="" if done < total else "\n", file=sys.stderr, flush=True)
+
+    workers = arguments.workers if arguments.workers > 1 else 0
+    try:
+        found = prepare_data_set(arguments.name, arguments.root, arguments.out, settings, workers, progress)
+    except KeyboardInterrupt:
+        print("affuse: interrupted; the same command continues", file=sys.stderr)
+        return INTERRUPTED
+    for line in found.failed:
+        print(f"affuse: cannot be read: {line}", file=sys.stderr)
+    print(
+        f"{found.count} clips prepared, {found.reused} were before, {len(found.failed)} cannot be read\n"
+        f"{found.frames} frames, {found.without_face} of them without a face; {found.frames_per_second:.1f} frames/s in "
+        f"{found.seconds:.1f} s, {max(1, workers)} processes\n"
+        f"{arguments.out}: train on it with --data.cache {shlex.quote(str(arguments.out))}"
+    )
+    return 0 if found.count + found.reused else 1
 
 
 def _features(arguments: argparse.Namespace, _: list[str]) -> int:

@@ -24,7 +24,7 @@ from affuse.overlay import FrameAnswer, Layout, draw, write_png, write_video
 from affuse.parts.action_units import ACTION_UNITS, NAMES, action_units
 from affuse.predict_faces import FaceCount, is_still, summary
 from affuse.report_faces import Strip, Timeline, draw_strip, draw_timeline
-from affuse.segments import Segmentation
+from affuse.segments import Segmentation, average_windows
 from affuse.signals.face import FaceState
 from affuse.signals.timed_frames import open_frames
 from affuse.stream import StreamState, Watch, answer_step, record_of, watch
@@ -32,6 +32,7 @@ from affuse.types import AffuseError, Batch
 
 STRIPS = 8  # windows drawn as pictures, at most
 AT_ONCE = 64  # windows over one moment that are looked at, at most
+MOMENT_US = 40_000  # of the curves over time
 HEAT_SIDE = 32  # of a heat map as it is kept for the video
 
 
@@ -66,6 +67,7 @@ def explain_clip(
     out: str | Path,
     windowing: Windowing | None = None,
     settings: Segmentation | None = None,
+    finding: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Explain one video, folder of pictures, or picture, into a folder.
 
@@ -79,6 +81,7 @@ def explain_clip(
         out: the folder, which is made.
         windowing: how the video is cut.
         settings: how answers become segments.
+        finding: settings of `affuse.signals.face.FacePipeline` that shall be others than those of the run.
 
     Returns:
         What ``explain.json`` holds: as of `affuse.predict_faces.answer_faces`, each window with ``heat_share`` and
@@ -89,7 +92,7 @@ def explain_clip(
         AffuseError: the file cannot be read, the run reads no faces, or the folder cannot be made.
     """
     clip, out = Path(clip), Path(out)
-    watching = watch(run, windowing)
+    watching = watch(run, windowing, finding)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -246,21 +249,25 @@ def _said(record: Mapping[str, Any]) -> str:
 def _timeline(watching: Watch, records: Sequence[Mapping[str, Any]], places: Sequence[Place]) -> Timeline:
     task = watching.system.task
     nothing = [float("nan")] * task.outputs
-    rows, times = [], []
+    rows = []
     for record in records:
         said = (
             list((record.get("probabilities") or {}).values()) if task.kind == "classification" else [record["value"]]
         )
         rows.append([float("nan") if value is None else value for value in said] or nothing)
-        times.append(record["stop_us"] if watching.by_step else (record["start_us"] + record["stop_us"]) // 2)
     values = np.array(rows, dtype=np.float64).reshape(len(rows), task.outputs)
+    times = np.array([record["stop_us"] for record in records], dtype=np.int64)
+    if not watching.by_step and len(records):  # the mean over the windows that a moment lies in, as in the segments
+        starts = np.array([record["start_us"] for record in records], dtype=np.int64)
+        step_us = max(1, min(MOMENT_US, int((times - starts).min())))
+        times, values = average_windows(starts, np.maximum(times, starts + 1), values, step_us)
     units = None
     if any(place.units is not None for place in places):
         unknown = np.full(len(NAMES), np.nan, np.float32)
         units = np.stack([unknown if place.units is None else place.units for place in places]).astype(np.float64)
     clock = np.array([place.time_us for place in places], dtype=np.int64)
     names = [f"{name} {meaning}" for name, meaning in ACTION_UNITS.items()]
-    return Timeline(task.classes, np.array(times, dtype=np.int64), values, names, clock, units, _gaps(places))
+    return Timeline(task.classes, times, values, names, clock, units, _gaps(places))
 
 
 def _gaps(places: Sequence[Place]) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ and never more than one window of it: a stream may run for days.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -166,18 +166,23 @@ def reads_faces(recipe: Recipe, system: System) -> bool:
     return "face" in system.modalities and isinstance(getattr(recipe.data, "input", None), FaceInput)
 
 
-def face_input_of(recipe: Recipe, system: System) -> FaceInput:
+def face_input_of(recipe: Recipe, system: System, finding: Mapping[str, Any] | None = None) -> FaceInput:
     """How a run wants the faces of a video it has never seen: as its data says.
 
     Where the data were aligned faces already, the pictures of a video are aligned, and nothing else is done to them.
     Landmarks are looked for where the system can read them and dlib's model is installed.
+
+    Args:
+        recipe, system: of the run.
+        finding: settings of `affuse.signals.face.FacePipeline` that shall be others, such as ``detector``.
     """
     spec: FaceInput = recipe.data.input
-    if spec.pipeline is not None:
-        return spec
-    landmarks = "landmarks" in system.modalities and landmark_model.available()[0]
-    plain = FacePipeline(size=spec.size, clahe=False, bilateral=False, unsharp=False, landmarks=landmarks)
-    return replace(spec, pipeline=plain, landmarks=landmarks)
+    pipeline = spec.pipeline
+    if pipeline is None:
+        landmarks = "landmarks" in system.modalities and landmark_model.available()[0]
+        pipeline = FacePipeline(size=spec.size, clahe=False, bilateral=False, unsharp=False, landmarks=landmarks)
+        spec = replace(spec, landmarks=landmarks)
+    return replace(spec, pipeline=replace(pipeline, **(finding or {})))
 
 
 def seen_faces(path: str | Path, pipeline: FacePipeline, fps: float | None = None) -> Iterator[Seen]:

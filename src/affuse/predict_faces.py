@@ -51,7 +51,11 @@ class FaceCount:
 
 
 def answer_faces(
-    run: runs.Run, file: str | Path, windowing: Windowing | None = None, settings: Segmentation | None = None
+    run: runs.Run,
+    file: str | Path,
+    windowing: Windowing | None = None,
+    settings: Segmentation | None = None,
+    finding: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Answer one video, folder of pictures, or picture.
 
@@ -60,6 +64,7 @@ def answer_faces(
         file: what `affuse.signals.timed_frames.open_frames` opens.
         windowing: how it is cut.
         settings: how answers become segments.
+        finding: settings of `affuse.signals.face.FacePipeline` that shall be others than those of the run.
 
     Returns:
         ``status``: ``ok``, ``no face``, or ``no answer``; the latter two with a ``reason``. ``faces``: ``frames``, of which
@@ -72,7 +77,7 @@ def answer_faces(
     Raises:
         AffuseError: the file cannot be read, or the run reads no faces.
     """
-    watching = watch(run, windowing)
+    watching = watch(run, windowing, finding)
     if is_still(file):
         return _answer_still(watching, Path(file))
     state, count, windows = StreamState(FaceState()), FaceCount(), list[dict[str, Any]]()

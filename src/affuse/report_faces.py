@@ -85,7 +85,7 @@ class Timeline(NamedTuple):
 
     Args:
         classes: names, in the order of the probabilities; empty of a regression, whose one column is the value.
-        times_us: middles of the windows, or the moments of a system that answers after each frame.
+        times_us: of the answers.
         probabilities: (k, c), NaN where nothing was answered.
         unit_names: of action units.
         unit_times_us: of each frame.

@@ -6,7 +6,9 @@ answers over windows of the last seconds. `FaceStream` is a thin shell around `s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,8 +77,13 @@ class StreamState(NamedTuple):
     said: dict[str, Any] | None = None
 
 
-def watch(run: runs.Run, windowing: Windowing | None = None) -> Watch:
+def watch(run: runs.Run, windowing: Windowing | None = None, finding: Mapping[str, Any] | None = None) -> Watch:
     """How a run watches a face.
+
+    Args:
+        run: a trained run.
+        windowing: how the video is cut.
+        finding: settings of `affuse.signals.face.FacePipeline` that shall be others than those of the run.
 
     Raises:
         AffuseError: the run reads no faces.
@@ -87,7 +94,7 @@ def watch(run: runs.Run, windowing: Windowing | None = None) -> Watch:
             f"{run.path}: a run on {name!r} reads no faces in video; it has {list(run.system.modalities)}"
         )
     system = run.system.eval()
-    return Watch(system, face_input_of(run.recipe, system), windowing or Windowing(), _answers_by_step(system))
+    return Watch(system, face_input_of(run.recipe, system, finding), windowing or Windowing(), _answers_by_step(system))
 
 
 def stream_step(
@@ -163,13 +170,19 @@ class FaceStream:
     Args:
         run: a trained run that reads faces, or the path of one.
         windowing: how the stream is cut.
+        finding: as of `watch`.
 
     Raises:
         AffuseError: it is no run, or reads no faces.
     """
 
-    def __init__(self, run: runs.Run | str, windowing: Windowing | None = None) -> None:
-        self.watch = watch(runs.load_run(run) if isinstance(run, str) else run, windowing)
+    def __init__(
+        self,
+        run: runs.Run | str | Path,
+        windowing: Windowing | None = None,
+        finding: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.watch = watch(run if isinstance(run, runs.Run) else runs.load_run(run), windowing, finding)
         self.state = StreamState(FaceState())
         self._last_us: int | None = None
 
