@@ -57,7 +57,7 @@ class FacePipeline:
     unsharp: bool = True
     landmarks: bool = False
     patience: int = 5
-    smoothing: float = 0.5
+    smoothing: float = 0.6
 
     def __post_init__(self) -> None:
         if not 8 <= self.size <= 4096 or self.detect_every < 1:
@@ -200,7 +200,9 @@ def read_faces(
     if stride < 1 or max_frames < 1:
         raise AffuseError(f"stride and max_frames must be at least 1, got {stride} and {max_frames}")
     source = open_frames(path, gray=False, fps=fps, names=names)
-    state, times_us, found = FaceState(), [], []
+    state = FaceState()
+    times_us: list[int] = []
+    found: list[FaceFrame] = []
     for index, timed in enumerate(source.frames(0)):
         if index % stride:
             continue

@@ -24,6 +24,7 @@ DetectorName = Literal["haar", "dlib", "yunet"]
 Eyes = tuple[tuple[float, float], tuple[float, float]]
 
 _NEAR = 0.75  # what is searched around a known face, on each side, in its own sides
+_STEP = 1.25  # between the scales at which a known face is searched for
 _STEEPEST = np.tan(np.radians(30))  # eyes that stand steeper are no pair
 
 
@@ -62,7 +63,7 @@ class FaceBox:
         across = min(self.left + self.width, other.left + other.width) - max(self.left, other.left)
         down = min(self.top + self.height, other.top + other.height) - max(self.top, other.top)
         shared = max(0.0, across) * max(0.0, down)
-        return shared / (self.area + other.area - shared)
+        return min(1.0, shared / (self.area + other.area - shared))
 
     def moved(self, scale: float, x: float, y: float) -> FaceBox:
         """The box in a picture that is `scale` times as large, and whose origin then lies at ``(-x, -y)``."""
@@ -124,9 +125,10 @@ def find_faces(frame: NDArray[np.uint8], detector: Detector, near: FaceBox | Non
         part = frame[top : max(top, int(bottom)), left : max(left, int(right))]
         if min(part.shape[:2]) < 8:
             return []
-        scale = min(2.0, detector.face / near.side)
+        # In steps, since a detector's sizes come in steps too: it would answer each change of scale with another size.
+        scale = min(2.0, detector.face / _STEP ** round(np.log(near.side) / np.log(_STEP)))
         sizes = (round(0.65 * scale * near.side), round(1.55 * scale * near.side))
-        found = [box.moved(1.0, left, top) for box in _search(part, detector, scale, *sizes)]
+        found = [box.moved(1.0, float(left), float(top)) for box in _search(part, detector, scale, *sizes)]
     return sorted(found, key=lambda box: (-box.area, box.left, box.top))
 
 
@@ -205,13 +207,16 @@ class Haar:
             grey, scaleFactor=1.12, minNeighbors=3, minSize=(smallest, smallest), maxSize=(largest, largest)
         )
         corners = np.asarray(found, np.float64).reshape(-1, 4)
-        return [FaceBox(*box, float(count)) for box, count in zip(corners.tolist(), np.ravel(counts), strict=True)]
+        return [
+            FaceBox(left, top, width, height, float(count))
+            for (left, top, width, height), count in zip(corners.tolist(), np.ravel(counts), strict=True)
+        ]
 
 
 class Dlib:
     """dlib's detector of frontal faces, of 80 pixels and more."""
 
-    side, face, needs_eyes = 640, 110, False
+    side, face, needs_eyes = 640, 150, False  # its grid is of 8 pixels: a smaller face would tremble more
 
     def __init__(self) -> None:
         self._find = _dlib()
@@ -249,7 +254,8 @@ class YuNet:
         boxes = []
         for row in np.zeros((0, 15)) if found is None else np.asarray(found, np.float64):
             one, other = sorted(((float(row[4]), float(row[5])), (float(row[6]), float(row[7]))))
-            boxes.append(FaceBox(*(float(value) for value in row[:4]), float(row[14]), (one, other)))
+            left, top, width, height = row[:4].tolist()
+            boxes.append(FaceBox(left, top, width, height, float(row[14]), (one, other)))
         return [box for box in boxes if smallest <= box.width <= largest]
 
 

@@ -40,7 +40,7 @@ def track_face_step(
     detector: Detector,
     *,
     patience: int = 5,
-    smoothing: float = 0.5,
+    smoothing: float = 0.6,
 ) -> FaceTrack:
     """One look at a frame.
 
@@ -63,7 +63,7 @@ def track_face_step(
         return _started(frame, find_faces(frame, detector))
     everyone = find_faces(frame, detector) if (track.age + 1) % _WHOLE_EVERY == 0 else None
     faces = track.faces if everyone is None else max(1, len(everyone))
-    same = _same(everyone or [], last) or _same(find_faces(frame, detector, last), last)
+    same = _same(find_faces(frame, detector, last), last) or _same(everyone or [], last)
     if same is not None:
         box = _mixed(last, same, smoothing)
         return FaceTrack(box, 0, track.age + 1, faces, _look(frame, box))

@@ -88,7 +88,7 @@ def landmarks_in(frame: NDArray[np.uint8], face: FaceBox) -> NDArray[np.float32]
         raise AffuseError(f"{face} lies outside the frame of {frame.shape[1]} x {frame.shape[0]}")
     size = tuple(max(1, round(n * _FACE_SIDE / face.side)) for n in (part.shape[1], part.shape[0]))
     way = cv2.INTER_AREA if face.side > _FACE_SIDE else cv2.INTER_LINEAR
-    small = np.ascontiguousarray(cv2.resize(np.ascontiguousarray(part), size, interpolation=way))
+    small = np.asarray(cv2.resize(np.ascontiguousarray(part), size, interpolation=way), np.uint8)
     scale = np.array([small.shape[1] / part.shape[1], small.shape[0] / part.shape[0]])
     (x, y), side = (np.array(face.centre) - (left, top)) * scale, _FACE_SIDE
     points = _predict(predictor, small, x, y, side)
