@@ -128,7 +128,7 @@ def test_landmarks_lie_on_what_they_name(pose: tuple[float, float, float]) -> No
     hidden = render(somebody(), replace(still(1), pose=np.array([pose], np.float32)), 192, averted=np.array([True]))
     assert np.isnan(hidden.landmarks).all()
     for edge, out in ((marks[3], -0.05), (marks[13], 0.05)):
-        assert abs(at(edge - [out, 0]) - skin) < abs(at(edge + [out, 0]) - skin)
+        assert abs(at(edge - np.array([out, 0])) - skin) < abs(at(edge + np.array([out, 0])) - skin)
 
 
 def test_landmarks_of_a_face_that_looks_ahead_are_in_order_and_nearly_symmetric() -> None:
@@ -271,7 +271,7 @@ def test_a_disturbance_shows_in_the_frames_that_are_said_to_be_disturbed() -> No
 
 
 def test_training_takes_other_frames_each_time_and_torch_repeats_them() -> None:
-    long = replace(SMALL, lengths=(40, 64))
+    long = replace(SMALL, lengths=(40, 64), augment=None)
     torch.manual_seed(0)
     first = long.splits(0).train
     one, two = first[0], first[0]
@@ -280,6 +280,20 @@ def test_training_takes_other_frames_each_time_and_torch_repeats_them() -> None:
     assert torch.equal(long.splits(0).train[0].times_us["face"], one.times_us["face"])
     test = long.splits(0).test
     assert torch.equal(test[0].times_us["face"], test[0].times_us["face"])
+
+
+def test_training_faces_are_augmented_with_their_landmarks() -> None:
+    still_ones = replace(
+        SMALL, lengths=(2, 2), input=FaceInput(frames=2, size=32, landmarks=True), conditions=("clean",)
+    )
+    plain = replace(still_ones, augment=None).splits(0).train[0]
+    torch.manual_seed(0)
+    moved = still_ones.splits(0).train[0]
+    apart = (moved.inputs["landmarks"] - plain.inputs["landmarks"]).abs()
+    assert 0.005 < float(apart.mean()) < 0.5
+    assert not torch.equal(moved.inputs["face"], plain.inputs["face"])
+    test = [replace(still_ones, augment=augment).splits(0).test[0] for augment in (None, still_ones.augment)]
+    assert torch.equal(test[0].inputs["face"], test[1].inputs["face"])
 
 
 def test_clips_shorter_than_the_input_come_by_the_rule_for_short_clips() -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from affuse.data.face_augmentation import FaceAugmentation, augmented
 from affuse.data.splits import Splits
 from affuse.data.synthetic.face_camera import CONDITIONS, Condition, Take, draw_take, film
 from affuse.data.synthetic.face_motion import ACTION_UNITS, EXPRESSIONS, Motion, draw_motion
@@ -50,6 +51,7 @@ class Faces:
         fps: frames a second.
         lengths: shortest and longest clip, frames.
         input: how a clip becomes inputs; ``input.size`` is the side of the pictures.
+        augment: what training does to the faces; None: nothing.
         oversampling: times the size at which shapes are drawn.
         world_seed: draws the people and clips; by default the run's seed.
     """
@@ -69,6 +71,7 @@ class Faces:
     fps: float = 25.0
     lengths: tuple[int, int] = (10, 64)
     input: FaceInput = field(default_factory=lambda: FaceInput(size=48))
+    augment: FaceAugmentation | None = FaceAugmentation()
     oversampling: int = 2
     world_seed: int | None = None
 
@@ -256,7 +259,7 @@ class FaceWorldClips:
     in it. A frame is drawn at first use, always the same, and kept as the camera recorded it (7 kB at 48 x 48); of a training
     clip all frames.
 
-    Training takes other frames of a clip each time, from torch's global generator.
+    Training takes other frames of a clip each time and augments them, from torch's global generator.
     """
 
     def __init__(self, config: Faces, split: Split, world: int) -> None:
@@ -284,7 +287,10 @@ class FaceWorldClips:
         frames = spec.chosen(plan.frames, training=training, rng=rng)
         scene = self.scene(index)
         images, landmarks = self._frames(index, frames)
-        inputs = face_inputs(images, ~averted(scene)[frames], landmarks, spec)
+        points: NDArray[np.float32] | None = landmarks if spec.landmarks else None
+        if training and self.config.augment is not None:
+            images, points = augmented(images, points, self.config.augment)
+        inputs = face_inputs(images, ~averted(scene)[frames], points, spec)
         times_us = torch.from_numpy(np.round(frames * 1e6 / self.config.fps).astype(np.int64))
         meta = {
             "id": plan.id,
