@@ -34,6 +34,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "mag_bert": {"widths": WIDTHS, "text_width": 8, "layers": 1},
     "unimodal": {"widths": WIDTHS, "hidden": 8, "fusion": 8},
     "mome": {"modalities": ("rgb", "infrared"), "width": 16, "heads": 2, "layers": 1, "gate_width": 8},
+    "fer_ssm": {
+        "modalities": ("face",),
+        "encoder": "small",
+        "d_model": 16,
+        "d_state": 4,
+        "heads": 2,
+        "classifier": (8,),
+    },
 }
 # OGM-GE asks for logits of each modality alone and modules of its own, PMR for features of each alone, AGM for the modules.
 TAKES: dict[str, set[str]] = {
@@ -51,6 +59,7 @@ TAKES: dict[str, set[str]] = {
     "mag_bert": {"agm"},
     "unimodal": set(),
     "mome": {"ogm_ge", "pmr", "agm"},
+    "fer_ssm": set(),
 }
 LACKS = {"ogm_ge": "Output.unimodal", "pmr": "aux features/NAME", "agm": "modality_parts"}
 OURS = set(SYSTEMS)  # before any test adds one
@@ -65,6 +74,7 @@ def made(name: str) -> System:
 def batch_for(system: System) -> Batch:
     generator = torch.Generator().manual_seed(1)
     shapes: dict[str, tuple[int, ...]] = {"rgb": (3, 3, 32, 32), "event": (3, 3, 32, 32), "infrared": (3, 1, 32, 32)}
+    shapes["face"] = (3, 3, 32, 32)
     shapes |= {name: (5, width) for name, width in WIDTHS.items()}
     samples = [
         Sample({name: torch.randn(shapes[name], generator=generator) for name in system.modalities}, target=index % 3)

@@ -184,7 +184,7 @@ def test_frames_weigh_alike_or_as_their_action_units_show_and_features_stay() ->
     st.sampled_from(["none", "pooling"]),
     st.booleans(),
 )
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=8)
 @torch.no_grad()
 def test_forward_is_a_fold_of_step_also_over_frames_without_a_face(
     seed: int, window: int, memory: float | None, reweight: str, attention: bool
@@ -233,7 +233,7 @@ def test_a_causal_answer_depends_on_no_later_frame_and_that_of_the_paper_does() 
 def test_a_step_costs_the_same_and_keeps_as_much_however_many_came_before() -> None:
     model = made(**CAUSAL).eval()
     state, costs, sizes = model.init_state(1), [], []
-    for _ in range(12):
+    for _ in range(6):
         counter = FlopCounterMode(display=False)
         with counter:
             _, state = model.step({"face": torch.randn(1, 3, 16, 16), "landmarks": points(1)}, state)
@@ -320,7 +320,7 @@ def test_a_regression_has_values_and_a_squared_error() -> None:
     torch.testing.assert_close(model.loss(output, batch)["total"], expected)
 
 
-def test_it_learns_to_tell_brightness_that_comes_and_goes() -> None:
+def test_it_learns_what_only_the_order_of_frames_tells() -> None:
     generator = torch.Generator().manual_seed(0)
 
     def clip(kind: int) -> Sample:
@@ -328,10 +328,11 @@ def test_it_learns_to_tell_brightness_that_comes_and_goes() -> None:
         face[:, :, 8:] += torch.linspace(-1, 1, 6)[:, None, None, None] * (1, -1, 0)[kind]
         return Sample({"face": face}, target=kind)
 
-    train, held = (Batch.collate([clip(i % 3) for i in range(24)], ("face",)) for _ in range(2))
+    held = Batch.collate([clip(i % 3) for i in range(24)], ("face",))
     model = made(modalities=("face",)).train()
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3)
-    for _ in range(25):
+    for _ in range(35):
+        train = Batch.collate([clip(i % 3) for i in range(12)], ("face",))
         optimizer.zero_grad()
         model.loss(model(train), train)["total"].backward()
         optimizer.step()

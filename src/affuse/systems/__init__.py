@@ -11,6 +11,7 @@ from affuse.systems.baselines.self_mm import SelfMM
 from affuse.systems.baselines.tfn import TFN
 from affuse.systems.baselines.unimodal import Unimodal
 from affuse.systems.emoe import EMOE
+from affuse.systems.fer_ssm import FERSSM
 from affuse.systems.mco_e import MCOENet
 from affuse.systems.mome import MoME
 from affuse.systems.taaf import TAAF
@@ -21,6 +22,7 @@ SYSTEMS: dict[str, type[System]] = {
     "emoe": EMOE,
     "taaf": TAAF,
     "mome": MoME,
+    "fer_ssm": FERSSM,
     "ef_lstm": EFLSTM,
     "lf_dnn": LFDNN,
     "tfn": TFN,
