@@ -17,6 +17,7 @@ from affuse import torchvision_schemas
 from affuse.data import DATASETS
 from affuse.doctor_clips import check_ave, check_crema_d, check_drive_and_act, check_ravdess
 from affuse.doctor_data import Finding, check_event_audio_digits, check_nmnist, check_see
+from affuse.doctor_faces import check_clip_folder, check_dfew, check_expression_lists
 from affuse.doctor_features import (
     check_features,
     check_mintrec,
@@ -63,6 +64,9 @@ CHECKS: dict[str, Callable[[str | Path, dict[str, Any]], list[Finding]]] = {
     "crema_d": check_crema_d,
     "ave": check_ave,
     "drive_and_act": check_drive_and_act,
+    "dfew": check_dfew,
+    "expression_lists": check_expression_lists,
+    "clip_folder": check_clip_folder,
 }
 
 

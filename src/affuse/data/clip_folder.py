@@ -89,8 +89,8 @@ class ClipFolder:
         """
         root = Path(self.root)
         places = self.places()
-        classes = self._classes(places)
-        clips = {part: self._clips(folder, classes, part) for part, folder in places.items()}
+        classes = self.find_classes(places)
+        clips = {part: self.find_clips(folder, classes, part) for part, folder in places.items()}
         known = self.subjects is not None or self.subject_pattern is not None
         rest = clips[""] if "" in clips else clips["train"]
         shares = {"validation": self.validation_share} | ({"test": self.test_share} if "" in clips else {})
@@ -138,8 +138,12 @@ class ClipFolder:
             raise AffuseError(f"{root}: no folder {' or '.join(missing)}; make it, or set data.split to drawn")
         return {part: folder for part in PARTS if (folder := found[part]) is not None}
 
-    def _classes(self, places: Mapping[str, Path]) -> tuple[str, ...]:
-        """The labels: names of folders."""
+    def find_classes(self, places: Mapping[str, Path]) -> tuple[str, ...]:
+        """The labels, as the folders of the parts are called.
+
+        Raises:
+            AffuseError: fewer than two, or one of `classes` has no folder.
+        """
         found = sorted({entry.name for folder in places.values() for entry in folder.iterdir() if _is_label(entry)})
         if self.classes is None and len(found) < 2:
             raise AffuseError(
@@ -150,7 +154,12 @@ class ClipFolder:
             raise AffuseError(f"{self.root}: no folder of the class {lacking[0]!r}; it has {', '.join(found)[:200]}")
         return self.classes if self.classes is not None else tuple(found)
 
-    def _clips(self, folder: Path, classes: Sequence[str], part: str) -> list[ClipFile]:
+    def find_clips(self, folder: Path, classes: Sequence[str], part: str) -> list[ClipFile]:
+        """The clips of a part, by label and name.
+
+        Raises:
+            AffuseError: a clip's subject should be known and is not.
+        """
         table = {} if self.subjects is None else read_subjects(Path(self.root) / self.subjects)
         clips = []
         for target, label in enumerate(classes):

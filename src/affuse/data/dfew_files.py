@@ -111,11 +111,10 @@ def find_clips(root: Path, form: Form | Literal["auto"], wanted: Sequence[Form])
         AffuseError: there is none.
     """
     forms = wanted if form == "auto" else (form,)
+    there = find_forms(root)
     for name in forms:
-        for place in _PLACES:
-            folder = root / place / FOLDERS[name]
-            if folder.is_dir():
-                return ClipIndex(folder), name
+        if name in there:
+            return there[name], name
     if form == "auto":
         index = ClipIndex(root)
         if any(name.isdecimal() for name in index.names()):
@@ -125,3 +124,13 @@ def find_clips(root: Path, form: Form | Literal["auto"], wanted: Sequence[Form])
         f"{root}: no clips of DFEW (looked for {looked} in it and in Clip, and for numbered clips in it); copy one of them, or "
         "set data.root to the folder that holds Clip, or data.form and data.input.pipeline for the uncut films in 'original'"
     )
+
+
+def find_forms(root: Path) -> dict[Form, ClipIndex]:
+    """The forms of DFEW's clips that are there, below the folder of the data set."""
+    found: dict[Form, ClipIndex] = {}
+    for form, name in FOLDERS.items():
+        folder = next((root / place / name for place in _PLACES if (root / place / name).is_dir()), None)
+        if folder is not None:
+            found[form] = ClipIndex(folder)
+    return found

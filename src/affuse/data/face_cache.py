@@ -4,6 +4,7 @@
 
     OUT/3f2a.../pipeline.json      how the faces were found; the folder's name is a digest of it
     OUT/3f2a.../9c/9c41....npz     one clip: each crop as PNG, so that nothing is lost and single frames can be read
+    OUT/3f2a.../refused.jsonl      clips that cannot be read, and why
 
 A clip's file is named by its path below the data set's folder, its size and its time of change: a clip that changed is made
 again, and a file is written beside and then renamed, so that what is there is whole. Nothing is pickled.
@@ -30,6 +31,7 @@ from affuse.signals.face import FaceClip, FacePipeline
 from affuse.types import AffuseError
 
 _FORMAT = 1
+_REFUSED = "refused.jsonl"
 _MAX_FRAMES = 200_000
 _MAX_SIDE = 4096
 _MEMBERS = {"crops": ("u1", 1), "stops": ("i8", 1), "times_us": ("i8", 1), "found": ("b1", 1), "landmarks": ("f4", 3)}
@@ -101,15 +103,47 @@ class FaceCache:
                 "prepare' with the same settings, or leave out data.cache"
             )
 
+    def name_of(self, path: Path) -> str:
+        """A clip's path below the data set's folder."""
+        path = path.absolute()
+        return path.relative_to(self._root).as_posix() if path.is_relative_to(self._root) else path.as_posix()
+
     def file_of(self, path: Path) -> Path:
         """Where a clip's faces lie or would lie."""
         file = self._files.get(path)
         if file is None:
-            below = path.absolute()
-            name = below.relative_to(self._root).as_posix() if below.is_relative_to(self._root) else below.as_posix()
-            digest = hashlib.sha256(json.dumps([name, *_state(path)]).encode()).hexdigest()[:40]
+            digest = hashlib.sha256(json.dumps([self.name_of(path), *_state(path)]).encode()).hexdigest()[:40]
             file = self._files[path] = self.folder / digest[:2] / f"{digest}.npz"
         return file
+
+    def begin(self) -> None:
+        """Make the folder; what was refused before is looked at again.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write_whole(self.folder / "pipeline.json", json.dumps(self.settings, indent=2).encode())
+        (self.folder / _REFUSED).unlink(missing_ok=True)
+
+    def refuse(self, path: Path, why: str) -> None:
+        """Note that a clip cannot be read."""
+        with (self.folder / _REFUSED).open("a", encoding="utf-8") as file:
+            file.write(json.dumps([self.name_of(path), why]) + "\n")
+
+    def refused(self) -> dict[str, str]:
+        """Why clips could not be read, by their paths below the data set's folder."""
+        try:
+            rows = [json.loads(line) for line in (self.folder / _REFUSED).read_text(encoding="utf-8").splitlines()]
+            return {str(name): str(why) for name, why in rows}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, TypeError) as error:
+            raise AffuseError(f"{self.folder / _REFUSED}: cannot be read ({str(error)[:60]}); prepare again") from None
+
+    def has(self, path: Path) -> bool:
+        """Whether a clip is prepared; files are there whole or not at all."""
+        return self.file_of(path).is_file()
 
     def load(self, path: Path) -> PreparedClip | None:
         """A clip's faces; None where they are not prepared, or their file is damaged."""
@@ -126,8 +160,6 @@ class FaceCache:
         """
         file = self.file_of(path)
         file.parent.mkdir(parents=True, exist_ok=True)
-        if not (self.folder / "pipeline.json").is_file():
-            _write_whole(self.folder / "pipeline.json", json.dumps(self.settings, indent=2).encode())
         packed = [_png(image) if found else b"" for image, found in zip(clip.images, clip.found, strict=True)]
         arrays: dict[str, Any] = {
             "crops": np.frombuffer(b"".join(packed), np.uint8),

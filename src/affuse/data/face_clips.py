@@ -22,13 +22,14 @@ from affuse.data.clip_index import ClipFile, clip_fault
 from affuse.data.face_augmentation import FaceAugmentation, augmented
 from affuse.data.face_cache import FaceCache
 from affuse.data.splits import Splits, check_bad
+from affuse.signals.face import read_faces
 from affuse.signals.face_input import FaceInput, face_inputs
 from affuse.signals.timed_frames import open_frames
 from affuse.types import AffuseError, Sample, Task
 
 PARTS = ("train", "validation", "test")
 MAX_FRAMES = 5_000  # of a clip; DFEW's longest has 847
-_NO_CLOCK_FPS = 25.0  # only the order of the frames is used then
+NO_CLOCK_FPS = 25.0  # only the order of the frames is used then
 
 
 @dataclass(frozen=True)
@@ -102,9 +103,7 @@ class FaceClips:
             times: NDArray[np.int64] | None = kept.times_us[places]
             found = kept.found[places]
         else:
-            from affuse.signals.face import read_faces
-
-            faces = read_faces(clip.path, self._spec.pipeline, max_frames=MAX_FRAMES, fps=clip.fps or _NO_CLOCK_FPS)
+            faces = read_faces(clip.path, self._spec.pipeline, max_frames=MAX_FRAMES, fps=clip.fps or NO_CLOCK_FPS)
             places = self._places(len(faces.found))
             images, found, times = faces.images[places], faces.found[places], faces.times_us[places]
             points = None if faces.landmarks is None else faces.landmarks[places]
@@ -113,7 +112,7 @@ class FaceClips:
 
     def _pictures(self, path: Path, fps: float | None) -> ChosenFrames:
         """Of pictures that are faces already: only those that are looked at are decoded."""
-        source = open_frames(path, gray=False, fps=fps or _NO_CLOCK_FPS)
+        source = open_frames(path, gray=False, fps=fps or NO_CLOCK_FPS)
         if path.is_dir():
             # A gap in the numbers is a frame in which no face was found: it is not in the clip.
             frames = [frame for frame in source.frames(0) if frame.load is not None]
@@ -193,6 +192,13 @@ def face_splits(
     bad: list[str] = []
     for part in PARTS:
         wrong = {clip.name: clip_fault(clip.path) for clip in parts[part]}
+        if prepared is not None:
+            refused = prepared.refused()
+            wrong |= {
+                c.name: why
+                for c in parts[part]
+                if c.path is not None and (why := refused.get(prepared.name_of(c.path)))
+            }
         good[part] = [clip for clip in parts[part] if wrong[clip.name] is None]
         bad += [f"{name}: {what}" for name, what in wrong.items() if what is not None]
     check_bad(root, bad, sum(map(len, parts.values())), max_bad_fraction, "copy them, see affuse doctor,")
