@@ -6,7 +6,7 @@
 Each seed draws its own world, people and weights; the systems of a seed see the same world, as imbalanced as DFEW. The epoch is
 chosen on validation people, the figures are of test people. The first row is the recipe as it stands, with the paper's loss:
 focal, with inverse weights. The baselines are trained as it is, with its loss: what differs is the network; they see faces
-alone, as does the row of that name. The rows of class balance differ from the first in that only. Rows that --out already holds
+alone, as it does there. The rows of class balance differ from the first in that only. Rows that --out already holds
 for the same recipe are not measured again. --smoke runs every row for an epoch on a tiny world, to see that it does, and keeps
 nothing. All figures are synthetic.
 """
@@ -38,7 +38,7 @@ def loss(form: str, weights: str = "none", logit_adjustment: float = 0.0) -> lis
 PLAIN = loss("cross_entropy")
 ROWS: dict[str, list[str]] = {
     "FER-SSM": [],
-    "face alone": ["--system.modalities", "[face]"],
+    "with landmarks": ["--system.modalities", "[face, landmarks]", "--data.input.landmarks", "true"],
     "cross-entropy": PLAIN,
     "focal loss": loss("focal"),
     "focal loss, effective numbers": loss("focal", "effective"),
