@@ -9,7 +9,7 @@ without a single face is not answered.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -154,10 +154,6 @@ class ExpressionBaseline(System):
     def know_classes(self, counts: Num[Tensor, "c"]) -> None:
         """Told before training how many samples of each class the training split has."""
         self.class_counts.copy_(counts)
-
-    def modality_parts(self) -> Mapping[str, Sequence[nn.Module]]:
-        """The one modality has the whole network."""
-        return {"face": [self]}
 
     def spatial_layer(self, modality: str) -> nn.Module:
         """The module that gives the last map of each frame, (rows t, d, y, x).
