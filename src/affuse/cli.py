@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from affuse_cli import INTERRUPTED, interrupts_end_the_process
 
 DESCRIPTION = "Reads people from several sensors at once, and says why."
 _SECONDS: dict[str, Any] = {"type": float, "metavar": "SECONDS"}
-_FINDING = ("detector", "detector_weights", "detect_every")
+_FINDING = ("detector", "detector_weights", "detect_every", "landmarks")
 _ERRORS = "bad events in a file: stop (raise, the default), or leave them out and count them (drop)"
 
 
@@ -173,6 +173,8 @@ def _face_options(parser: Any) -> None:
     parser.add_argument("--detector", choices=("haar", "dlib", "yunet"), help=detector)
     parser.add_argument("--detector-weights", metavar="ONNX", help="the network of yunet")
     parser.add_argument("--detect-every", type=int, metavar="N", help="look for the face in every n-th frame")
+    units = "look for 68 landmarks too, for action units (needs affuse[face])"
+    parser.add_argument("--landmarks", action="store_const", const=True, help=units)
 
 
 def _fit(arguments: argparse.Namespace, overrides: list[str]) -> int:
@@ -236,8 +238,9 @@ def _predict(arguments: argparse.Namespace, overrides: list[str]) -> int:
     failures = 0
     for file in arguments.files:
         try:
-            records = _faces(arguments, run, file) if of_faces else []
-            if not of_faces:
+            if of_faces:
+                records: Iterable[dict[str, Any]] = [_faces(arguments, run, file)]
+            else:
                 records = answer_features(run, file) if file.is_dir() else [answer(run, file, arguments.errors)]
             for record in records:
                 print(json.dumps({"file": str(file), **record}), flush=True)
@@ -264,14 +267,14 @@ def _explain(arguments: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
-def _faces(arguments: argparse.Namespace, run: Any, file: Path) -> list[dict[str, Any]]:
+def _faces(arguments: argparse.Namespace, run: Any, file: Path) -> dict[str, Any]:
     from affuse.predict_faces import answer_faces
 
     for name in ("truth", "explain"):
         if getattr(arguments, name) is not None:
             instead = "; affuse explain shows why" if name == "explain" else ""
             raise AffuseError(f"--{name} is for a recording of cameras{instead}")
-    return [answer_faces(run, file, _windowing(arguments), _segmentation(arguments), _finding(arguments))]
+    return answer_faces(run, file, _windowing(arguments), _segmentation(arguments), _finding(arguments))
 
 
 def _refuse_recording_options(arguments: argparse.Namespace) -> None:

@@ -202,9 +202,9 @@ def _pictures(watching: Watch, clip: Path, out: Path, evidence: Sequence[Evidenc
     for old in out.glob("window-*.png"):
         old.unlink()
     drawn = [(number, one) for number, one in enumerate(evidence) if one.images is not None]
-    chosen = np.unique(np.linspace(0, len(drawn) - 1, min(STRIPS, len(drawn))).round().astype(int)) if drawn else []
+    chosen = np.unique(np.linspace(0, len(drawn) - 1, min(STRIPS, len(drawn))).round().astype(int))
     files = []
-    for index in chosen:
+    for index in chosen.tolist():
         number, one = drawn[index]
         strip = _strip(watching, clip, one, still)
         files.append(str(write_png(out / f"window-{number + 1}.png", draw_strip(strip))))
@@ -333,7 +333,16 @@ def _drawn(
         layout = layout or Layout.of(image.shape[1], image.shape[0])
         said, shares = _said_at(watching, time_us, steps, evidence)
         heat = _heat_at(time_us, evidence) if place.matrix is not None else None
-        answer = FrameAnswer(time_us, place.status, said, shares, place.box, heat, place.matrix, pipeline.size)
+        answer = FrameAnswer(
+            None if is_still(clip) else time_us,
+            place.status,
+            said,
+            shares,
+            place.box,
+            heat,
+            place.matrix,
+            pipeline.size,
+        )
         yield time_us, draw(image, answer, watching.system.task.classes, layout)
 
 

@@ -176,7 +176,8 @@ def face_input_of(recipe: Recipe, system: System, finding: Mapping[str, Any] | N
         recipe, system: of the run.
         finding: settings of `affuse.signals.face.FacePipeline` that shall be others, such as ``detector``.
     """
-    spec: FaceInput = recipe.data.input
+    data: Any = recipe.data
+    spec: FaceInput = data.input
     pipeline = spec.pipeline
     if pipeline is None:
         landmarks = "landmarks" in system.modalities and landmark_model.available()[0]

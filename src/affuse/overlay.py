@@ -34,7 +34,7 @@ class FrameAnswer(NamedTuple):
     """What is drawn into one frame.
 
     Args:
-        time_us: of the frame.
+        time_us: of the frame; None of a picture, which has no time.
         status: ``ok``, ``no face`` or ``unreadable``.
         said: label with its probability, or a value; empty where nothing is said at this moment.
         probabilities: by class, in order; empty where nothing is said.
@@ -44,7 +44,7 @@ class FrameAnswer(NamedTuple):
         crop_size: side of the crop that `matrix` leads to.
     """
 
-    time_us: int
+    time_us: int | None
     status: str = "ok"
     said: str = ""
     probabilities: Sequence[float] = ()
@@ -208,6 +208,8 @@ def _panel(answer: FrameAnswer, classes: Sequence[str], layout: Layout) -> NDArr
     missing = "" if answer.status == "ok" else answer.status
     panel = _answer_panel(answer.said, missing, shares, tuple(classes), layout).copy()
     line = layout.height // 24
+    if answer.time_us is None:
+        return panel
     text_on(panel, (line, layout.height - 2 * line), f"{answer.time_us / 1e6:.2f} s", max(9, line), QUIET)
     return panel
 

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from affuse import AffuseError, cli, explain, runs
+from affuse.explain_clip import explain_clip
 from affuse.overlay import FrameAnswer, Layout, draw, heat_on_frame, write_video
+from affuse.signals import landmarks
 from affuse.signals.video import read_video
 from affuse.types import Batch, Sample
 
@@ -117,21 +119,20 @@ def test_explain_writes_pictures_numbers_and_a_video_at_the_clips_own_times(
     assert strip.shape[1] > 8 * 100 and strip.std() > 20
 
 
-def test_a_picture_is_explained_by_pictures(real_data: Path, tmp_path: Path, made) -> None:
-    source = real_data / "faces" / "0-f1-su-ph.jpg"
+def test_a_picture_is_explained_by_pictures_and_its_action_units(real_data: Path, tmp_path: Path, made) -> None:
+    source = real_data / "faces" / "single_face.jpg"
     if not source.is_file():
-        pytest.skip("no picture 0-f1-su-ph.jpg")
-    from affuse.explain_clip import explain_clip
-
-    found = explain_clip(made.write_run(tmp_path / "window"), source, tmp_path / "why")
-    assert found["still"] and {path.name for path in (tmp_path / "why").iterdir()} == {
-        "explain.json", "window-1.png", "overlay.png"
-    }  # fmt: skip
+        pytest.skip("no picture single_face.jpg")
+    known, why = landmarks.available()
+    found = explain_clip(made.write_run(tmp_path / "window"), source, tmp_path / "why", finding={"landmarks": known})
+    files = {path.name for path in (tmp_path / "why").iterdir()}
+    assert found["still"] and files == {"explain.json", "window-1.png", "overlay.png"}
+    if not known:
+        pytest.skip(why)
+    assert found["action_units"]["AU12"]["most"] > 0.5  # he smiles
 
 
 def test_a_clip_without_a_face_is_explained_by_its_absence(tmp_path: Path, run: runs.Run) -> None:
-    from affuse.explain_clip import explain_clip
-
     write_video(tmp_path / "grey.mp4", ((40_000 * number, GREY) for number in range(5)))
     found = explain_clip(run, tmp_path / "grey.mp4", tmp_path / "why")
     assert found["status"] == "no face" and found["windows"] == []

@@ -70,7 +70,7 @@ def test_nothing_is_claimed_before_the_face_appears(real_data: Path, causal: run
     record = answer_faces(causal, real(real_data, "noface_face.mov"), finding=QUICK)
     assert_sound(record)
     first_us = record["faces"]["first_us"]
-    # Somebody walks into the picture in its fourth second.
+    # The face comes in the fourth second.
     assert 3_000_000 < first_us < 4_500_000 and record["faces"]["last_us"] > 6_000_000
     assert all(window["start_us"] == first_us for window in record["windows"])
     assert record["segments"][0]["start_us"] >= first_us
