@@ -82,7 +82,7 @@ def main() -> None:
 
 def names(shape: str) -> list[str]:
     """EMOE, its released form where its router has a fixed size for the shape, and the baselines."""
-    baselines = [name for name, system in SYSTEMS.items() if ".baselines." in system.__module__]
+    baselines = [n for n, s in SYSTEMS.items() if ".baselines." in s.__module__ and ".expressions." not in s.__module__]
     return ["emoe", *([RELEASED] if shape == "aligned" else []), *baselines]
 
 

@@ -34,6 +34,17 @@ SMALL: dict[str, dict[str, Any]] = {
     "mag_bert": {"widths": WIDTHS, "text_width": 8, "layers": 1},
     "unimodal": {"widths": WIDTHS, "hidden": 8, "fusion": 8},
     "mome": {"modalities": ("rgb", "infrared"), "width": 16, "heads": 2, "layers": 1, "gate_width": 8},
+    "r2plus1d_18": {"widths": (4, 6, 8, 10), "frames": 4},
+    "r3d_18": {"widths": (4, 6, 8, 10), "frames": 4},
+    "resnet18_lstm": {"encoder": "small", "hidden": 8},
+    "resnet18_gru": {"encoder": "small", "hidden": 8},
+    "former_dfer": {
+        "widths": (4, 6, 8, 12),
+        "grid": 2,
+        "spatial_heads": 2,
+        "temporal_heads": 2,
+        "temporal_layers": 1,
+    },
     "fer_ssm": {
         "modalities": ("face",),
         "encoder": "small",
@@ -60,6 +71,11 @@ TAKES: dict[str, set[str]] = {
     "unimodal": set(),
     "mome": {"ogm_ge", "pmr", "agm"},
     "fer_ssm": set(),
+    "r2plus1d_18": set(),
+    "r3d_18": set(),
+    "resnet18_lstm": set(),
+    "resnet18_gru": set(),
+    "former_dfer": set(),
 }
 LACKS = {"ogm_ge": "Output.unimodal", "pmr": "aux features/NAME", "agm": "modality_parts"}
 OURS = set(SYSTEMS)  # before any test adds one

@@ -41,6 +41,9 @@ TAAF_ENCODERS = {
     "audio": Encoder("mlp", features=5, layers=()),
 }
 
+FACE = {"face": (4, 3, 32, 32)}
+RECURRENT: list[dict[str, Any]] = [{"hidden": 10}, {"layers": 2}, {"readout": "mean"}, {"encoder": "resnet10t"}]
+
 CASES = {
     "mco_e": Case(
         {"d_model": 16, "d_state": 4, "heads": 2, "experts": 6, "top_k": 2, "dropout": 0.0},
@@ -176,7 +179,7 @@ CASES = {
             "causal": True,
             "attention_window": 3,
         },
-        {"face": (4, 3, 32, 32)},
+        FACE,
         [
             {"causal": False},
             {"encoder": "resnet10t"},
@@ -293,6 +296,41 @@ CASES = {
         {"widths": WIDTHS, "hidden": 8, "fusion": 12, "dropout": 0.0},
         {"text": (5, 6)},
         [{"reading": "mean"}, {"reading": "last"}, {"hidden": 6}, {"fusion": 7}],
+    ),
+    "r2plus1d_18": Case(
+        {"widths": (4, 6, 8, 10), "frames": 4}, FACE, [{"widths": (4, 6, 8, 9)}, {"frames": 8}], shorter=True
+    ),
+    "r3d_18": Case(
+        {"widths": (4, 6, 8, 10), "frames": 4},
+        FACE,
+        [{"widths": (4, 6, 8, 9)}, {"frames": 8}, {"stem": "plain"}],
+        shorter=True,
+    ),
+    "resnet18_lstm": Case({"encoder": "small", "hidden": 12, "dropout": 0.0}, FACE, RECURRENT, shorter=True),
+    "resnet18_gru": Case({"encoder": "small", "hidden": 12, "dropout": 0.0}, FACE, RECURRENT, shorter=True),
+    "former_dfer": Case(
+        {
+            "widths": (4, 6, 8, 12),
+            "frames": 4,
+            "grid": 2,
+            "spatial_heads": 2,
+            "spatial_hidden": 10,
+            "temporal_heads": 2,
+            "temporal_hidden": 10,
+            "temporal_layers": 2,
+        },
+        FACE,
+        [
+            {"widths": (4, 6, 8, 10)},
+            {"frames": 5},
+            {"grid": 3},
+            {"spatial_layers": 2},
+            {"temporal_layers": 1},
+            {"spatial_heads": 4},
+            {"temporal_heads": 4},
+            {"spatial_hidden": 9},
+            {"temporal_hidden": 9},
+        ],
     ),
 }
 

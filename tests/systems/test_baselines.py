@@ -55,7 +55,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "mag_bert": {"text_width": 16, "layers": 1, "dropout": 0.0, "align": "resample"},
     "unimodal": {"hidden": 16, "dropout": 0.0},
 }
-NAMES = [name for name, system in SYSTEMS.items() if ".baselines." in system.__module__]
+NAMES = [
+    name
+    for name, system in SYSTEMS.items()
+    if ".baselines." in system.__module__ and ".expressions." not in system.__module__
+]
 
 
 def made(name: str, task: Task = FEELING, **changes: Any) -> System:

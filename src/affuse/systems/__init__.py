@@ -1,6 +1,10 @@
 """The systems, by the name that a recipe calls them."""
 
 from affuse.systems.baselines.ef_lstm import EFLSTM
+from affuse.systems.baselines.expressions.former_dfer import FormerDFER
+from affuse.systems.baselines.expressions.r2plus1d_18 import R2Plus1D18
+from affuse.systems.baselines.expressions.r3d_18 import R3D18
+from affuse.systems.baselines.expressions.resnet18_recurrent import ResNet18GRU, ResNet18LSTM
 from affuse.systems.baselines.lf_dnn import LFDNN
 from affuse.systems.baselines.lmf import LMF
 from affuse.systems.baselines.mag_bert import MAGBERT
@@ -33,4 +37,9 @@ SYSTEMS: dict[str, type[System]] = {
     "self_mm": SelfMM,
     "mag_bert": MAGBERT,
     "unimodal": Unimodal,
+    "r2plus1d_18": R2Plus1D18,
+    "r3d_18": R3D18,
+    "resnet18_lstm": ResNet18LSTM,
+    "resnet18_gru": ResNet18GRU,
+    "former_dfer": FormerDFER,
 }
