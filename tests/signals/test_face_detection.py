@@ -95,6 +95,35 @@ def test_a_blank_box_has_no_eyes() -> None:
     assert find_eyes(grey, FaceBox(500.0, 20.0, 150.0, 150.0)) is None
 
 
+def test_what_yunet_says_is_read_as_box_score_and_eyes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Network:
+        def setInputSize(self, size: tuple[int, int]) -> None:
+            self.size = size
+
+        def detect(self, picture: NDArray[np.uint8]) -> tuple[int, NDArray[np.float32] | None]:
+            assert picture.shape[1::-1] == getattr(self, "size", (320, 320))
+            if not picture.any():
+                return 0, None
+            assert (picture[0, 0] == (3, 2, 1)).all()  # BGR, as OpenCV wants it
+            one = [10, 20, 50, 70, 45, 40, 25, 41, *[0] * 6, 0.9]  # the person's right eye comes first, wherever it is
+            return 2, np.array([one, [100, 20, 12, 14, *[0] * 10, 0.8]], np.float32)
+
+    monkeypatch.setattr(cv2.FaceDetectorYN, "create", lambda *_: Network())
+    (tmp_path / "some.onnx").write_bytes(b"a network")
+    frame = np.full((320, 640, 3), (1, 2, 3), np.uint8)
+    (face,) = find_faces(frame, open_detector("yunet", str(tmp_path / "some.onnx")))  # the other one is too small
+    assert (face.left, face.top, face.width, face.height) == (10, 20, 50, 70) and face.score == pytest.approx(0.9)
+    assert face.eyes == ((25, 41), (45, 40))
+    assert find_faces(np.zeros_like(frame), open_detector("yunet", str(tmp_path / "some.onnx"))) == []
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 900), (30, 7)])
+def test_tiny_and_narrow_frames_have_no_face(detector: DetectorName, shape: tuple[int, int]) -> None:
+    frame = np.full((*shape, 3), 90, np.uint8)
+    assert find_faces(frame, open_detector(detector)) == []
+    assert find_faces(frame, open_detector(detector), near=FaceBox(-20.0, -20.0, 40.0, 40.0)) == []
+
+
 def test_weights_that_are_no_yunet_are_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(AffuseError, match="needs detector_weights"):
         open_detector("yunet")

@@ -31,8 +31,9 @@ class FacePipeline:
 
     Args:
         size: side of the crop, pixels.
-        detector: ``haar``: OpenCV's cascades, as in the paper; ``dlib``: HOG and a linear SVM, steadier (the extra ``face``);
-            ``yunet``: a small network whose ONNX file the user gives.
+        detector: ``haar``: OpenCV's cascades, as in the paper, where both eyes must be seen once (not behind dark glasses);
+            ``dlib``: HOG and a linear SVM, which need no eyes (the extra ``face``); ``yunet``: a small network, which finds
+            the smallest and most turned faces, and whose ONNX file the user gives.
         detector_weights: path of the ONNX file of ``yunet``.
         detect_every: look for the face in every n-th frame; between, it stays where it was, as long as it looks the same.
         align: turn the crop so that the eyes are level.
@@ -225,7 +226,10 @@ def _clip(times_us: list[int], found: list[FaceFrame], pipeline: FacePipeline) -
     images = np.zeros((t, size, size, 3), np.uint8)
     boxes, matrices = np.full((t, 4), np.nan, np.float32), np.full((t, 2, 3), np.nan)
     landmarks = np.full((t, POINTS, 2), np.nan, np.float32) if pipeline.landmarks else None
-    for row, face in enumerate(found):
+    for row in range(t):
+        # Taken out of the list, so that no picture of a long clip is held twice.
+        face = found[row]
+        found[row] = replace(face, image=None)
         if face.image is not None and face.box is not None and face.matrix is not None:
             images[row], matrices[row] = face.image, face.matrix
             boxes[row] = face.box.left, face.box.top, face.box.width, face.box.height
@@ -234,7 +238,7 @@ def _clip(times_us: list[int], found: list[FaceFrame], pipeline: FacePipeline) -
     return FaceClip(
         images,
         np.array(times_us, np.int64),
-        np.array([face.image is not None for face in found], np.bool_),
+        np.array([face.status == "ok" for face in found], np.bool_),
         landmarks,
         boxes,
         matrices,

@@ -10,6 +10,7 @@ Millisecond-level Face Detector", Machine Intelligence Research 2023, through Op
 from __future__ import annotations
 
 import functools
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -191,7 +192,7 @@ def open_detector(name: DetectorName, weights: str | None = None) -> Detector:
         return Dlib()
     if weights is None:
         raise AffuseError("detector: yunet needs detector_weights: the path of its ONNX file")
-    return _yunet(weights)
+    return _yunet(weights, threading.get_ident())
 
 
 class Haar:
@@ -219,7 +220,7 @@ class Dlib:
     side, face, needs_eyes = 640, 150, False  # its grid is of 8 pixels: a smaller face would tremble more
 
     def __init__(self) -> None:
-        self._find = _dlib()
+        self._find = _dlib(threading.get_ident())
 
     def boxes(self, picture: NDArray[np.uint8], smallest: int, largest: int) -> list[FaceBox]:
         """As `Detector.boxes`; the score is the distance from the SVM's plane."""
@@ -228,7 +229,7 @@ class Dlib:
             FaceBox(float(box.left()), float(box.top()), float(box.width()), float(box.height()), float(score))
             for box, score in zip(found, scores, strict=True)
         ]
-        return [box for box in boxes if smallest <= box.width <= largest]
+        return [box for box in boxes if smallest <= box.side <= largest]
 
 
 class YuNet:
@@ -256,21 +257,16 @@ class YuNet:
             one, other = sorted(((float(row[4]), float(row[5])), (float(row[6]), float(row[7]))))
             left, top, width, height = row[:4].tolist()
             boxes.append(FaceBox(left, top, width, height, float(row[14]), (one, other)))
-        return [box for box in boxes if smallest <= box.width <= largest]
+        return [box for box in boxes if smallest <= box.side <= largest]
 
 
-@functools.lru_cache(maxsize=8)
 def haar_cascade(name: str) -> cv2.CascadeClassifier:
     """One of the cascades that OpenCV ships, by the name of its file.
 
     Raises:
         AffuseError: this OpenCV does not ship it.
     """
-    path = Path(cv2.__file__).parent / "data" / name
-    cascade = cv2.CascadeClassifier(str(path)) if path.is_file() else None
-    if cascade is None or cascade.empty():
-        raise AffuseError(f"{path}: OpenCV's face model is missing; reinstall with: pip install opencv-python-headless")
-    return cascade
+    return _cascade(name, threading.get_ident())
 
 
 def check_frame(frame: NDArray[np.uint8]) -> None:
@@ -279,8 +275,18 @@ def check_frame(frame: NDArray[np.uint8]) -> None:
         raise AffuseError(f"a frame is RGB (height, width, 3), not {frame.shape}")
 
 
-@functools.lru_cache(maxsize=1)
-def _dlib() -> Any:
+# None of the three kinds of detector may be used by two threads at a time, so each thread has its own.
+@functools.lru_cache(maxsize=16)
+def _cascade(name: str, thread: int) -> cv2.CascadeClassifier:
+    path = Path(cv2.__file__).parent / "data" / name
+    cascade = cv2.CascadeClassifier(str(path)) if path.is_file() else None
+    if cascade is None or cascade.empty():
+        raise AffuseError(f"{path}: OpenCV's face model is missing; reinstall with: pip install opencv-python-headless")
+    return cascade
+
+
+@functools.lru_cache(maxsize=8)
+def _dlib(thread: int) -> Any:
     try:
         import dlib
     except ImportError:
@@ -288,6 +294,6 @@ def _dlib() -> Any:
     return dlib.get_frontal_face_detector()
 
 
-@functools.lru_cache(maxsize=2)
-def _yunet(weights: str) -> YuNet:
+@functools.lru_cache(maxsize=8)
+def _yunet(weights: str, thread: int) -> YuNet:
     return YuNet(weights)
