@@ -234,8 +234,8 @@ def test_samples_hold_faces_landmarks_times_and_the_truth(test_split: FaceWorldC
         assert (truth["apex_us"] is None) == (plan.expression == "neutral")
         assert (truth["occluder"] is not None) == (sample.meta["condition"] == "occluded")
         times = sample.times_us["face"]
-        assert times.dtype == torch.int64 and int(times[-1]) < plan.frames * 40_000
-        assert torch.equal(times, torch.tensor(SMALL.input.chosen(plan.frames)) * 40_000)
+        assert times.dtype == torch.int64 and int(times[-1]) < plan.frames * 80_000
+        assert torch.equal(times, torch.tensor(SMALL.input.chosen(plan.frames)) * 80_000)
     assert SMALL.splits(0).synthetic
     batch = Batch.collate([test_split[i] for i in range(8)])
     assert batch.inputs["face"].shape == (8, 4, 3, 32, 32) and batch.present.all()
@@ -300,7 +300,7 @@ def test_clips_shorter_than_the_input_come_by_the_rule_for_short_clips() -> None
     short = replace(SMALL, lengths=(5, 7), input=FaceInput(frames=8, size=16, short="repeat_last"))
     sample = short.splits(0).test[0]
     steps = sample.times_us["face"].diff()
-    assert sample.inputs["face"].shape[0] == 8 and int(steps[-1]) == 0 and int(steps[0]) == 40_000
+    assert sample.inputs["face"].shape[0] == 8 and int(steps[-1]) == 0 and int(steps[0]) == 80_000
 
 
 @pytest.mark.parametrize(

@@ -66,9 +66,9 @@ class Faces:
     least_test_per_class: int = 30
     conditions: tuple[str, ...] = CONDITIONS
     clean_share: float = 0.4
-    intensity: tuple[float, float] = (0.3, 1.0)
+    intensity: tuple[float, float] = (0.4, 1.0)
     speech_probability: float = 0.4
-    fps: float = 25.0
+    fps: float = 12.5
     lengths: tuple[int, int] = (10, 64)
     input: FaceInput = field(default_factory=lambda: FaceInput(size=48))
     augment: FaceAugmentation | None = FaceAugmentation()
