@@ -73,7 +73,7 @@ def check_dfew(root: str | Path, counts: dict[str, Any] | None = None) -> list[F
     if twice := repeated(tested):
         what = f"{root}: {len(twice)} clips stand in the test part of several folds: {some(twice)}"
         findings.append(Finding("warning", what, "a score pooled over folds would count them twice"))
-    forms: Mapping[str, ClipIndex] = dfew.find_forms(root)
+    forms: dict[str, ClipIndex] = dict(dfew.find_forms(root).items())
     if not forms:
         try:
             forms = {"clips": dfew.find_clips(root, "auto", ())[0]}

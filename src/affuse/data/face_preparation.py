@@ -11,7 +11,7 @@ import difflib
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +106,7 @@ _Answer = tuple[int, int] | str  # frames and those without a face; or what is w
 
 def _answers(
     cache: FaceCache, todo: Sequence[tuple[Path, float]], pipeline: FacePipeline, workers: int
-) -> Iterator[tuple[Path, _Answer]]:
+) -> Generator[tuple[Path, _Answer], None, None]:
     if workers < 1:
         for path, fps in todo:
             yield path, _one(cache, path, fps, pipeline)
