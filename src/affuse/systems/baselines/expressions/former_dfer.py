@@ -165,7 +165,7 @@ class FormerDFER(ExpressionBaseline):
     def _map(self, frames: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d y x"]:
         """The convolutional spatial transformer."""
         maps = self.before(frames)  # n k y x
-        places = self.places
+        places: Tensor = self.places
         if maps.shape[1:] != places.shape:
             places = functional.interpolate(places[None], maps.shape[2:], mode="bilinear", align_corners=False)[0]
         tokens = (maps + places).flatten(2).transpose(1, 2)  # n (y x) k
