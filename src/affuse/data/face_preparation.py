@@ -124,7 +124,7 @@ def _answers(
         for future in as_completed(waiting):
             yield waiting[future], future.result()
     finally:
-        # Interrupted: the clips that are being read are finished, the others are not begun.
+        # Interrupted: the clips that the processes hold or wait with are finished, the others are not begun.
         pool.shutdown(cancel_futures=True)
 
 
