@@ -123,12 +123,10 @@ def explain_clip(
 def _first_reading(
     watching: Watch, clip: Path, still: bool
 ) -> tuple[FaceCount, list[Place], list[dict[str, Any]], list[Evidence]]:
-    pipeline = watching.spec.pipeline
-    assert pipeline is not None  # `watch` sees to it
     count, places, steps, kept = FaceCount(), list[Place](), list[dict[str, Any]](), list[Evidence]()
     stepping, cutting = StreamState(FaceState()), StreamState(FaceState()).windows
     frames: list[Seen] = []
-    for seen in seen_faces(clip, pipeline, watching.windowing.fps):
+    for seen in seen_faces(clip, watching.pipeline, watching.windowing.fps):
         count.add(seen)
         places.append(_place(seen))
         if still:
@@ -320,8 +318,6 @@ def _drawn(
     steps: Sequence[Mapping[str, Any]],
     evidence: Sequence[Evidence],
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    pipeline = watching.spec.pipeline
-    assert pipeline is not None  # `watch` sees to it
     layout: Layout | None = None
     image: NDArray[np.uint8] | None = None
     frames = open_frames(clip, gray=False, fps=watching.windowing.fps).frames(0)
@@ -341,7 +337,7 @@ def _drawn(
             place.box,
             heat,
             place.matrix,
-            pipeline.size,
+            watching.pipeline.size,
         )
         yield time_us, draw(image, answer, watching.system.task.classes, layout)
 

@@ -195,13 +195,16 @@ def seen_faces(path: str | Path, pipeline: FacePipeline, fps: float | None = Non
         fps: frames a second, of a folder of numbered pictures.
 
     Raises:
-        AffuseError: it cannot be read.
+        AffuseError: it cannot be read, or no frame of it can be decoded, which shows at its end.
     """
-    state = FaceState()
+    state, frames, readable = FaceState(), 0, 0
     for time_us, load in open_frames(path, gray=False, fps=fps).frames(0):
         image: NDArray[Any] | None = None if load is None else load()
         face, state = face_step(image, state, pipeline)
+        frames, readable = frames + 1, readable + (image is not None)
         yield Seen(time_us, face)
+    if not readable:
+        raise AffuseError(f"{path}: none of its {frames} frames can be decoded; copy it again")
 
 
 def _with_face_at_the_ends(frames: Window) -> Window:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from affuse.predict import describe
-from affuse.segments import NO_ANSWER, Segment, Segmentation, segments
+from affuse.segments import Segmentation, plain_segment, segments
 from affuse.signals.camera_windows import CameraWindow
 from affuse.signals.cameras import camera_inputs, camera_windows
 from affuse.types import AffuseError, Batch, Output, Sample, System
@@ -190,7 +190,7 @@ def answer_windows(
             np.array([window[end] for window in windows], dtype=np.int64) for end in ("start_us", "stop_us")
         )
         parts = segments(start_us, stop_us, torch.stack(said).double().numpy(), settings)
-        found["segments"] = [_plain(part, system.task.classes) for part in parts]
+        found["segments"] = [plain_segment(part, system.task.classes) for part in parts]
     return found, kept.windows()
 
 
@@ -241,13 +241,3 @@ def _attention(system: System, output: Output | None, row: int) -> dict[str, Ten
 def _valid(images: Tensor) -> Tensor:
     """Which frames of a camera hold a picture: those that are not marked by NaN."""
     return images.flatten(1).isfinite().any(1)
-
-
-def _plain(segment: Segment, classes: Sequence[str]) -> dict[str, Any]:
-    known = segment.label != NO_ANSWER
-    return {
-        "start_us": segment.start_us,
-        "stop_us": segment.stop_us,
-        "label": classes[segment.label] if known else None,
-        "confidence": round(segment.confidence, 6) if known else None,
-    }

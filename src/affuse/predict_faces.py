@@ -15,7 +15,7 @@ import numpy as np
 
 from affuse import runs
 from affuse.face_windows import Seen, Windowing, seen_faces
-from affuse.segments import NO_ANSWER, Segment, Segmentation, segments
+from affuse.segments import Segmentation, plain_segment, segments
 from affuse.signals.face import FaceState
 from affuse.signals.timed_frames import PICTURE_SUFFIXES
 from affuse.stream import StreamState, Watch, answer_step, record_of, stream_end, watch
@@ -81,9 +81,7 @@ def answer_faces(
     if is_still(file):
         return _answer_still(watching, Path(file))
     state, count, windows = StreamState(FaceState()), FaceCount(), list[dict[str, Any]]()
-    pipeline = watching.spec.pipeline
-    assert pipeline is not None  # `watch` sees to it
-    for seen in seen_faces(file, pipeline, watching.windowing.fps):
+    for seen in seen_faces(file, watching.pipeline, watching.windowing.fps):
         count.add(seen)
         found, state = answer_step(watching, seen, state)
         windows += found
@@ -117,10 +115,8 @@ def summary(
 
 
 def _answer_still(watching: Watch, file: Path) -> dict[str, Any]:
-    pipeline = watching.spec.pipeline
-    assert pipeline is not None  # `watch` sees to it
     count, frames = FaceCount(), []
-    for seen in seen_faces(file, pipeline, watching.windowing.fps):
+    for seen in seen_faces(file, watching.pipeline, watching.windowing.fps):
         count.add(seen)
         frames.append(seen)
     faces = count.plain()
@@ -160,7 +156,7 @@ def _segments(
     said = [list((window.get("probabilities") or {}).values()) or nothing for window in windows]
     start_us, stop_us = np.array(spans, dtype=np.int64).T
     parts = segments(start_us, stop_us, np.array(said, dtype=np.float64), settings)
-    return [_plain(part, system.task.classes) for part in parts]
+    return [plain_segment(part, system.task.classes) for part in parts]
 
 
 def _holds(windows: Sequence[Mapping[str, Any]], step_us: int) -> list[tuple[int, int]]:
@@ -171,13 +167,3 @@ def _holds(windows: Sequence[Mapping[str, Any]], step_us: int) -> list[tuple[int
         together = after is not None and after["start_us"] == window["start_us"]
         spans.append((now, after["stop_us"] if after is not None and together else now + step_us))
     return spans
-
-
-def _plain(segment: Segment, classes: Sequence[str]) -> dict[str, Any]:
-    known = segment.label != NO_ANSWER
-    return {
-        "start_us": segment.start_us,
-        "stop_us": segment.stop_us,
-        "label": classes[segment.label] if known else None,
-        "confidence": round(segment.confidence, 6) if known else None,
-    }

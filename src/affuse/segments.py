@@ -195,6 +195,17 @@ def segments(
     return found
 
 
+def plain_segment(segment: Segment, classes: Sequence[str]) -> dict[str, Any]:
+    """A segment as plain values; ``label`` and ``confidence`` are None where there is no answer."""
+    known = segment.label != NO_ANSWER
+    return {
+        "start_us": segment.start_us,
+        "stop_us": segment.stop_us,
+        "label": classes[segment.label] if known else None,
+        "confidence": round(segment.confidence, 6) if known else None,
+    }
+
+
 def labels_at(found: Sequence[Segment], times_us: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
     """The label at each moment of a clock, such as that of the frames of a truth; `NO_ANSWER` outside of all segments.
 

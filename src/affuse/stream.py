@@ -30,7 +30,7 @@ from affuse.face_windows import (
     window_step,
 )
 from affuse.predict import describe
-from affuse.signals.face import FaceState, face_step
+from affuse.signals.face import FacePipeline, FaceState, face_step
 from affuse.signals.face_input import FaceInput, face_inputs
 from affuse.types import AffuseError, Batch, Output, System
 
@@ -50,6 +50,17 @@ class Watch:
     spec: FaceInput
     windowing: Windowing = field(default_factory=Windowing)
     by_step: bool = False
+
+    @property
+    def pipeline(self) -> FacePipeline:
+        """How faces are found.
+
+        Raises:
+            AffuseError: `spec` does not say.
+        """
+        if self.spec.pipeline is None:
+            raise AffuseError("frames of a video need a face pipeline: set input.pipeline")
+        return self.spec.pipeline
 
 
 class Steps(NamedTuple):
@@ -108,10 +119,7 @@ def stream_step(
         time_us: when it was taken; later than the one before.
         state: ``StreamState(FaceState())`` at first.
     """
-    pipeline = watching.spec.pipeline
-    if pipeline is None:
-        raise AffuseError("a stream of frames needs a face pipeline: set input.pipeline")
-    face, remembered = face_step(frame, state.face, pipeline)
+    face, remembered = face_step(frame, state.face, watching.pipeline)
     seen = Seen(time_us, face)
     answers, state = answer_step(watching, seen, state._replace(face=remembered))
     return seen, answers, state
