@@ -111,6 +111,16 @@ def test_a_folder_of_pictures_needs_a_clock(tmp_path: Path, run: runs.Run, capsy
     assert "fps" in capsys.readouterr().err
     assert cli.main(["predict", str(run.path), str(tmp_path), "--fps", "25"]) == 0
     assert json.loads(capsys.readouterr().out)["reason"] == "no face in any of 3 frames"
+    # A frame that cannot be decoded keeps its place and is counted; where none can be, there is nothing to answer.
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    assert cli.main(["predict", str(run.path), str(tmp_path), "--fps", "25"]) == 0
+    assert json.loads(capsys.readouterr().out)["faces"] == {
+        "frames": 3, "found": 0, "unreadable": 1, "most": 0, "first_us": None, "last_us": None
+    }  # fmt: skip
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(b"no picture")
+    assert cli.main(["predict", str(run.path), str(tmp_path), "--fps", "25"]) == 1
+    assert "none of its 3 frames can be decoded" in capsys.readouterr().err
 
 
 def test_options_of_recordings_are_refused(tmp_path: Path, run: runs.Run, capsys: pytest.CaptureFixture[str]) -> None:
