@@ -1,12 +1,14 @@
 """FER-SSM: what it promises beyond the contract of all systems (its table and equations: tests/fidelity)."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -379,8 +381,20 @@ def test_inputs_of_another_shape_are_named(inputs: dict[str, Tensor], said: str)
         made()(batch)
 
 
-def test_a_backbone_with_weights_of_its_own_is_a_pretrained_part() -> None:
+def test_a_backbone_with_weights_of_its_own_is_a_pretrained_part(tmp_path: Path) -> None:
     model = made()
     assert list(model.pretrained_parts()) == []
-    object.__setattr__(model.config, "pretrained", True)
-    assert list(model.pretrained_parts()) == [model.encoder]
+    save_file(model.encoder.net.state_dict(), tmp_path / "backbone.safetensors")
+    other = made(seed=1, encoder_weights=str(tmp_path / "backbone.safetensors"))
+    assert list(other.pretrained_parts()) == [other.encoder]
+    ours, theirs = other.encoder.state_dict(), model.encoder.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_it_trains_in_half_precision() -> None:
+    model, batch = made(**CAUSAL, steps_weight=0.5).train(), batch_of(sample(1, lost=(1,)), sample(2, landmarks=False))
+    with torch.autocast("cpu", torch.bfloat16):
+        total = model.loss(model(batch), batch)["total"]
+    total.backward()
+    assert torch.isfinite(total.detach())
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
