@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from affuse.data.dfew import DFEW
-from affuse.data.synthetic.face_camera import CONDITIONS
+from affuse.data.synthetic.face_camera import CONDITIONS, OCCLUDERS
 from affuse.data.synthetic.face_files import Form, write_dfew
 from affuse.data.synthetic.face_motion import EXPRESSIONS, draw_motion, still
 from affuse.data.synthetic.face_people import Person, draw_person
@@ -268,6 +268,19 @@ def test_a_disturbance_shows_in_the_frames_that_are_said_to_be_disturbed() -> No
     yaw = np.abs(scene.motion.pose[:, 0])
     assert np.median(yaw[scene.take.disturbed]) > 0.3
     assert not averted(scene).any()
+
+
+@pytest.mark.parametrize("occluder", OCCLUDERS)
+def test_an_occluder_covers_a_part_of_the_face_in_the_disturbed_frames_alone(occluder: str) -> None:
+    clips = FaceWorldClips(replace(SMALL, conditions=("occluded",)), "test", 0)
+    scene = clips.scene(0)
+    disturbed = np.arange(clips.plans[0].frames) % 2 == 0
+    take = replace(scene.take, occluder=occluder, disturbed=disturbed, place=(0.0, 0.5))
+    frames = np.arange(4)
+    with_it, _ = draw_frames(replace(scene, take=take), frames, 48)
+    without, _ = draw_frames(replace(scene, take=replace(take, occluder=None)), frames, 48)
+    covered = (np.abs(with_it.astype(int) - without).max(-1) > 8).mean((1, 2))
+    assert (covered[[0, 2]] > 0.02).all() and (covered[[0, 2]] < 0.7).all() and not covered[[1, 3]].any()
 
 
 def test_training_takes_other_frames_each_time_and_torch_repeats_them() -> None:

@@ -27,26 +27,35 @@ _WORDS = ("I CAN'T BELIEVE IT", "where were you", "Episode 12", "- No! - Yes.", 
 
 @dataclass(frozen=True)
 class Take:
-    """How a clip was filmed.
+    """How a clip was filmed. What belongs to one condition is drawn in all, and plays no part in the others.
 
     Args:
-        disturbed: (t,) frames of the clip in which its condition shows; none in a clean one.
+        condition: its main disturbance.
+        disturbed: (t,) frames of the clip in which the condition shows; none in a clean one.
         occluder: one of `OCCLUDERS`, in an occluded clip.
-        seed: of what differs from frame to frame.
+        place: of the occluder, x and y.
+        angle: of the occluder and of motion blur, radians.
+        blur: reach of motion blur in the disturbed frames, to either side.
+        gain: of the light; `tint`: of red, green and blue.
+        slant: light from the side: change of the gain from the middle to the right edge.
+        darkness: gain in the disturbed frames of a dark clip.
+        noise: standard deviation, levels of 255.
+        quality: of the JPEG compression.
+        seed: of the noise.
     """
 
     condition: Condition
     disturbed: NDArray[np.bool_]
     occluder: str | None
-    place: tuple[float, float]  # of the occluder
-    angle: float  # of the occluder, and of motion blur
-    blur: float  # radius of motion blur in the disturbed frames
+    place: tuple[float, float]
+    angle: float
+    blur: float
     gain: float
     tint: tuple[float, float, float]
-    slant: float  # light from the side: change of gain from the middle to the edge
-    darkness: float  # gain in the disturbed frames of a dark clip
-    noise: float  # standard deviation, levels of 255
-    quality: int  # of the JPEG compression
+    slant: float
+    darkness: float
+    noise: float
+    quality: int
     seed: tuple[int, ...]
 
 
@@ -72,9 +81,9 @@ def draw_take(condition: Condition, frames: int, rng: np.random.Generator, seed:
         angle=rng.uniform(-np.pi, np.pi),
         blur=rng.uniform(0.09, 0.2),
         gain=rng.uniform(0.7, 1.12),
-        tint=tuple(rng.uniform(0.92, 1.06, 3).tolist()),
+        tint=(rng.uniform(0.92, 1.06), rng.uniform(0.92, 1.06), rng.uniform(0.92, 1.06)),
         slant=rng.uniform(-0.25, 0.25),
-        darkness=rng.uniform(0.15, 0.35),
+        darkness=rng.uniform(0.18, 0.4),
         noise=rng.uniform(2, 6),
         quality=int(rng.integers(45, 95)),
         seed=seed,
@@ -106,7 +115,7 @@ def film(person: Person, view: View, take: Take, frames: NDArray[np.int64]) -> N
         picture += noise
         exact = np.clip(picture, 0, 255).astype(np.uint8)
         _, packed = cv2.imencode(".jpg", exact, [cv2.IMWRITE_JPEG_QUALITY, take.quality])
-        filmed[row] = cv2.imdecode(packed, cv2.IMREAD_COLOR)  # red and blue change places there and back
+        filmed[row] = np.asarray(cv2.imdecode(packed, cv2.IMREAD_COLOR))  # red and blue change places there and back
     return filmed
 
 
@@ -136,52 +145,64 @@ def _occlude(
 ) -> NDArray[np.float32]:
     """The picture with something before the face."""
     canvas = np.ascontiguousarray(np.clip(picture, 0, 255).astype(np.uint8))
-    size = len(canvas)
-
-    def fill(points: Array, colour: Array) -> None:
-        pixels = np.round(((points + 1) * size / 2 - 0.5) * (1 << _FRACTION)).astype(np.int32)
-        cv2.fillPoly(canvas, [pixels], np.asarray(colour).tolist(), cv2.LINE_AA, _FRACTION)
-
     if take.occluder == "mask":
-        edge = np.concatenate([landmarks[1:16], landmarks[[15, 28, 1]]])
-        fill(edge, np.array([196.0, 214.0, 226.0]))
-        for at in (0.35, 0.6):
-            fold = landmarks[2] + (landmarks[14] - landmarks[2]) * np.array([[0.15], [0.85]]) + [0, at]
-            fill(np.concatenate([fold, fold[::-1] + np.array([0, 0.02])]), np.array([164.0, 186.0, 200.0]))
+        shapes = _mask(landmarks)
     elif take.occluder == "hand":
-        sway = 0.03 * np.array([np.sin(0.31 * frame), np.cos(0.23 * frame)])
-        x, y = np.array(take.place) + sway
-        lean = 0.35 * np.sin(take.angle)
-        turn = np.linspace(0, 2 * np.pi, 14)
-        for finger in range(4):  # from the wrist, below the picture, up to the tips
-            start = np.array([x + 0.13 * (finger - 1.5), y + 0.1])
-            tip = start + np.array([lean * 0.4, -0.34 - 0.05 * (finger in (1, 2))])
-            wide = np.array([0.06, 0.0])
-            shape = np.stack([start - wide, tip - wide, tip - np.array([0, 0.05]), tip + wide, start + wide])
-            fill(shape, person.skin * (0.86 + 0.04 * finger))
-        fill(np.stack([x + 0.29 * np.cos(turn), y + 0.25 + 0.27 * np.sin(turn)], -1), person.skin * 0.9)
-        fill(np.array([[x - 0.2, y + 0.3], [x + 0.2, y + 0.3], [x + 0.25, 1.3], [x - 0.15, 1.3]]), person.skin * 0.88)
+        shapes = _hand(person, take, frame)
     elif take.occluder == "microphone":
-        x, y = take.place[0] * 0.5, 0.62
-        turn = np.linspace(0, 2 * np.pi, 16)
-        fill(np.array([[x - 0.06, y], [x + 0.06, y], [x + 0.12, 1.2], [x, 1.2]]), np.array([40.0, 40.0, 44.0]))
-        fill(np.stack([x + 0.2 * np.cos(turn), y + 0.19 * np.sin(turn)], -1), np.array([22.0, 22.0, 24.0]))
+        shapes = _microphone(take)
     else:
-        words = _WORDS[int(abs(take.angle) * 10) % len(_WORDS)]
-        scale = size / 48 * 0.3
-        (wide, high), _ = cv2.getTextSize(words, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
-        corner = (max(0, (size - wide) // 2), round(size * 0.78))
-        cv2.rectangle(
-            canvas, (corner[0] - 1, corner[1] - high - 1), (corner[0] + wide, corner[1] + 2), (20, 20, 20), -1
-        )
-        cv2.putText(
-            canvas,
-            words,
-            corner,
-            cv2.FONT_HERSHEY_SIMPLEX,
-            scale,
-            (240, 240, 240),
-            max(1, size // 112),
-            cv2.LINE_AA,
-        )
+        _write(canvas, _WORDS[int(abs(take.angle) * 10) % len(_WORDS)])
+        shapes = []
+    for points, colour in shapes:
+        pixels = np.round(((points + 1) * len(canvas) / 2 - 0.5) * (1 << _FRACTION)).astype(np.int32)
+        cv2.fillPoly(canvas, [pixels], colour.tolist(), cv2.LINE_AA, _FRACTION)
     return canvas.astype(np.float32)
+
+
+def _mask(landmarks: NDArray[np.float32]) -> list[tuple[Array, Array]]:
+    """From the bridge of the nose down to the chin, with two folds."""
+    shapes: list[tuple[Array, Array]] = [
+        (np.concatenate([landmarks[1:16], landmarks[[15, 28, 1]]]), np.array([196.0, 214.0, 226.0]))
+    ]
+    for down in (0.2, 0.4):
+        fold = landmarks[2] + (landmarks[14] - landmarks[2]) * np.array([[0.15], [0.85]]) + np.array([0, down])
+        shapes.append((np.concatenate([fold, fold[::-1] + np.array([0, 0.02])]), np.array([164.0, 186.0, 200.0])))
+    return shapes
+
+
+def _hand(person: Person, take: Take, frame: int) -> list[tuple[Array, Array]]:
+    """Four fingers and the back of a hand that comes from below and is never quite still."""
+    x = take.place[0] + 0.03 * np.sin(0.31 * frame)
+    y = take.place[1] + 0.03 * np.cos(0.23 * frame)
+    lean, wide = 0.14 * np.sin(take.angle), np.array([0.06, 0.0])
+    shapes: list[tuple[Array, Array]] = []
+    for finger in range(4):
+        start = np.array([x + 0.13 * (finger - 1.5), y + 0.1])
+        tip = start + np.array([lean, -0.34 - 0.05 * (finger in (1, 2))])
+        shape = np.stack([start - wide, tip - wide, tip - np.array([0, 0.05]), tip + wide, start + wide])
+        shapes.append((shape, person.skin * (0.86 + 0.04 * finger)))
+    shapes.append((_round(x, y + 0.25, 0.29, 0.27), person.skin * 0.9))
+    arm = np.array([[x - 0.2, y + 0.3], [x + 0.2, y + 0.3], [x + 0.25, 1.3], [x - 0.15, 1.3]])
+    return [*shapes, (arm, person.skin * 0.88)]
+
+
+def _microphone(take: Take) -> list[tuple[Array, Array]]:
+    x, y = take.place[0] * 0.5, 0.62
+    handle = np.array([[x - 0.06, y], [x + 0.06, y], [x + 0.12, 1.2], [x, 1.2]])
+    return [(handle, np.array([40.0, 40.0, 44.0])), (_round(x, y, 0.2, 0.19), np.array([22.0, 22.0, 24.0]))]
+
+
+def _write(canvas: NDArray[np.uint8], words: str) -> None:
+    """White on black, below the mouth."""
+    size, font = len(canvas), cv2.FONT_HERSHEY_SIMPLEX
+    scale, thick = size * 0.3 / 48, max(1, size // 112)
+    (wide, high), _ = cv2.getTextSize(words, font, scale, thick)
+    left, bottom = max(0, (size - wide) // 2), round(size * 0.78)
+    cv2.rectangle(canvas, (left - 1, bottom - high - 1), (left + wide, bottom + 2), (20, 20, 20), -1)
+    cv2.putText(canvas, words, (left, bottom), font, scale, (240, 240, 240), thick, cv2.LINE_AA)
+
+
+def _round(x: float, y: float, wide: float, high: float) -> Array:
+    turn = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+    return np.stack([x + wide * np.cos(turn), y + high * np.sin(turn)], -1)

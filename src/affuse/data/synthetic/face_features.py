@@ -106,7 +106,7 @@ class Nose:
     """`bridge` (t, 4, 2) down to the tip, `base` (t, 5, 2) from left to right, and the `nostrils`."""
 
     def __init__(self, person: Person, units: Units) -> None:
-        lift = 0.035 * units[9] + 0.015 * units[10]
+        lift = 0.05 * units[9] + 0.02 * units[10]
         down = np.linspace(0, 1, 4)
         tip = person.nose_length - 0.05
         y = -0.2 + (tip + 0.2) * down - lift * down
@@ -136,10 +136,10 @@ class Mouth:
         width = person.mouth_width * (
             1 + 0.3 * au[12] + 0.3 * au[20] - 0.22 * au[23] - 0.16 * au[26] * (1 - au[20]) - 0.06 * au[17]
         )
-        level = person.mouth_y + 0.05 * au[26] - 0.035 * au[17] - 0.015 * (au[9] + au[10])
+        level = person.mouth_y + 0.05 * au[26] - 0.035 * au[17] - 0.025 * (au[9] + au[10])
         corner = person.mouth_corners - 0.13 * au[12] + 0.11 * au[15] + 0.03 * au[20] + 0.03 * au[26]
         seam = level + corner * np.abs(along) ** 1.8 - 0.25 * corner * inside
-        raised = 0.03 * au[10] + 0.02 * au[9]
+        raised = 0.045 * au[10] + 0.03 * au[9]
         self.gap = np.clip(
             0.065 * au[25] + 0.2 * au[26] + 0.6 * raised - 0.03 * au[17] - 0.05 * au[23] * (1 - au[25]), 0, 1
         )

@@ -107,7 +107,7 @@ def _write_clip(folder: Path, form: Form, number: int, images: NDArray[np.uint8]
         side = images.shape[1]
         borders = (side // 4, side // 2, side // 2, side // 2)  # above, below, left, right
         framed = [cv2.copyMakeBorder(np.ascontiguousarray(image), *borders, cv2.BORDER_REPLICATE) for image in images]
-        even = np.stack(framed)[:, : -(len(framed[0]) % 2) or None]
+        even = np.asarray(framed, np.uint8)[:, : len(framed[0]) // 2 * 2]  # as the codec wants it
         _write_video(folder / f"{number}.mp4", "mpeg4", "yuv420p", even, fps)
     else:
         clip = folder / f"{number:05d}"

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from affuse.data.synthetic.face_features import Brow, Eye, Mouth, Nose, jaw, skull
+from affuse.data.synthetic.face_features import Brow, Eye, Mouth, Nose, Units, jaw, skull
 from affuse.data.synthetic.face_motion import Motion
 from affuse.data.synthetic.face_people import Person
 
@@ -109,7 +109,7 @@ class _Canvas:
     def __init__(self, side: int, times: int, place: _Placed) -> None:
         self.side, self.times, self.place = side, times, place
         self.seen = np.ones(times, np.bool_)
-        self.background = np.zeros(3)
+        self.background: Array = np.zeros(3)
         self._shapes: list[tuple[Array, Array, int, NDArray[np.bool_]]] = []
 
     def fill(self, outline: Array, colour: Array, where: NDArray[np.bool_] | None = None) -> None:
@@ -166,7 +166,7 @@ def _body(canvas: _Canvas, person: Person, chin: Array) -> None:
     canvas.fill(np.concatenate([skull(person, 1.0, times), chin[:, ::-1]], 1), person.hair * 0.85)
 
 
-def _skin(canvas: _Canvas, person: Person, units: dict[int, Array], chin: Array, mouth: Mouth) -> None:
+def _skin(canvas: _Canvas, person: Person, units: Units, chin: Array, mouth: Mouth) -> None:
     """The face itself, and its beard."""
     canvas.fill(np.concatenate([skull(person, 0.98, canvas.times), chin[:, ::-1]], 1), person.skin)
     if person.beard > 0:
@@ -177,7 +177,7 @@ def _skin(canvas: _Canvas, person: Person, units: dict[int, Array], chin: Array,
         canvas.fill(np.concatenate([mouth.outer[:, 1:8], above[:, ::-1]], 1), stubble * 0.95)
 
 
-def _folds(canvas: _Canvas, person: Person, units: dict[int, Array], eyes: list[Eye], mouth: Mouth) -> None:
+def _folds(canvas: _Canvas, person: Person, units: Units, eyes: list[Eye], mouth: Mouth) -> None:
     """Lines of the skin, as deep as the action units fold them."""
     times, rest = canvas.times, 0.3 * person.wrinkles
 
@@ -258,9 +258,7 @@ def _glasses(canvas: _Canvas, person: Person, eyes: list[Eye]) -> None:
     canvas.line(np.tile(bridge, (canvas.times, 1, 1)), colour, person.glasses)
 
 
-def _shade(
-    person: Person, units: dict[int, Array], place: _Placed, size: int, seen: NDArray[np.bool_]
-) -> NDArray[np.float32]:
+def _shade(person: Person, units: Units, place: _Placed, size: int, seen: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Light and shadow (t, s, s) on the face, relative: sockets, cheeks, forehead, tip of the nose, chin."""
     au, side = {unit: level[:, 0] for unit, level in units.items()}, person.light_side
     one = np.ones(len(seen))
@@ -275,7 +273,7 @@ def _shade(
         parts.append(
             (x * 0.42, 0.14 - 0.07 * np.maximum(au[12], au[6]), 0.17, 0.14, 0.05 + 0.16 * np.maximum(au[6], au[12]))
         )
-        parts.append((x * 0.12, 0.02, 0.06, 0.16, -0.1 - 0.16 * au[9]))
+        parts.append((x * 0.12, 0.02, 0.06, 0.16, -0.1 - 0.26 * au[9]))
         parts.append((x * 0.62, 0.3, 0.16, 0.6, (-0.16 + 0.06 * x * side) * one))
     middles = np.stack([np.stack([np.full(len(one), x), y * one], -1) for x, y, *_ in parts], 1)
     middles = place(middles)  # t p 2

@@ -101,7 +101,7 @@ class Faces:
         """People of their own in every split; classes as rare as in DFEW."""
         world = self.world_seed if self.world_seed is not None else seed
         sources = {split: FaceWorldClips(self, split, world) for split in SPLITS}
-        facts = {
+        facts: dict[str, Any] = {
             "name": "synthetic faces",
             "split": "by subject: every split has people of its own",
             "class_shares": "as in DFEW's fold 1" if self.shares == "dfew" else "equal",
@@ -178,22 +178,24 @@ def plans(config: Faces, split: Split, world: int) -> list[Plan]:
             split,
             first + place,
             int(people[place]),
-            *shown[which],
+            expression,
+            condition,
             int(np.clip(round(float(drawn[place])), shortest, longest)),
             (world, 1 + SPLITS.index(split), place),
         )
-        for place, which in enumerate(rng.permutation(len(shown)).tolist())
+        for place, (expression, condition) in enumerate(shown[which] for which in rng.permutation(len(shown)).tolist())
     ]
 
 
 def _conditions(config: Faces, count: int, rng: np.random.Generator) -> list[Condition]:
     """So many conditions: the clean ones by their share, the others in equal parts."""
     others = [name for name in CONDITIONS if name in config.conditions and name != "clean"]
+    none: Condition = "clean"
     if not others:
-        return ["clean"] * count
+        return [none] * count
     clean = round(config.clean_share * count) if "clean" in config.conditions else 0
     start = int(rng.integers(len(others)))
-    return ["clean"] * clean + [others[(start + i) % len(others)] for i in range(count - clean)]
+    return [none] * clean + [others[(start + i) % len(others)] for i in range(count - clean)]
 
 
 def person_of(world: int, number: int) -> Person:
