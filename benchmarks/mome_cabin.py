@@ -3,8 +3,8 @@
     python benchmarks/mome_cabin.py [--seeds 21 22 23 24 25] [--only ROW ...] [--out benchmarks/mome_cabin.json]
 
 Each seed draws its own world, people and weights; the epoch is chosen on validation people, the figures are of test people.
-The recipe was settled on validation people of seed 0; test figures of seed 11
-were seen on the way, so it is not among these. mean-1 is the mean recall of the classes (UAR). The rows with two cameras are what a lost camera at test time is held
+The recipe was settled on validation people of seed 0, and test figures of seed 11 were seen on the way, so these are not among
+them. mean-1 is the mean recall of the classes (UAR). The rows with two cameras are what a lost camera at test time is held
 against. All figures are synthetic.
 """
 
