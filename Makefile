@@ -28,7 +28,7 @@ test: install lint
 
 bench: install
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[bench]'
-	for name in scan events decoding spikes experts backbones systems; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in scan events decoding spikes experts backbones systems emoe_cost mome_speed fer_cost fer_linear; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist runs
