@@ -191,6 +191,7 @@ CASES = {
             {"spatial_scales": ()},
             {"spatial_scales": (3,)},
             {"landmark_attention": False},
+            {"frame_grid": 2},
             {"enhancer": False},
             {"d_model": 8},
             {"blocks": 0},

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from affuse.parts.experts import DeepExpert, FocalExpert, HeterogeneousExperts, Routing, balance_loss
+from affuse.parts.mamba import causal_convolution
 from affuse.systems.mco_e import MCOEConfig, MCOENet
 from affuse.systems.mco_e.fusion import MCIB, added
-from affuse.systems.mco_e.mjos import JointMamba, causal_convolution
+from affuse.systems.mco_e.mjos import JointMamba
 from affuse.types import AffuseError, Batch, Task
 
 SMALL: dict[str, Any] = {"d_model": 16, "d_state": 4, "heads": 2, "experts": 6, "dropout": 0.0}

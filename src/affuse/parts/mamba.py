@@ -78,8 +78,7 @@ class MambaBlock(nn.Module):
         if valid is not None:
             x = x.masked_fill(~valid[:, :, None], 0.0)
         main, gate = self.in_proj(x).chunk(2, 2)  # b t e
-        padded = functional.pad(main, (0, 0, self.d_conv - 1, 0)).transpose(1, 2)  # b e t+k-1
-        u = functional.silu(self.conv1d(padded)).transpose(1, 2)  # b t e
+        u = functional.silu(causal_convolution(main, self.conv1d.weight, self._bias))  # b t e
         delta, into, out = self._coefficients(u)
         if valid is not None:
             delta = delta.masked_fill(~valid[:, :, None], 0.0)
@@ -100,8 +99,7 @@ class MambaBlock(nn.Module):
             x = x.masked_fill(~valid[:, None], 0.0)
         main, gate = self.in_proj(x).chunk(2, 1)  # b e
         seen = torch.cat([state.inputs, main[:, None]], 1)  # b k e
-        u = torch.einsum("bke,ek->be", seen, self.conv1d.weight.squeeze(1))
-        u = functional.silu(u if self.conv1d.bias is None else u + self.conv1d.bias)
+        u = functional.silu(torch.einsum("bke,ek->be", seen, self.conv1d.weight.squeeze(1)) + self._bias)
         delta, into, out = self._coefficients(u)
         if valid is not None:
             delta = delta.masked_fill(~valid[:, None], 0.0)
@@ -111,6 +109,11 @@ class MambaBlock(nn.Module):
             found = found.masked_fill(~valid[:, None], 0.0)
         return found, MambaState(seen[:, 1:], scan)
 
+    @property
+    def _bias(self) -> Tensor:
+        assert self.conv1d.bias is not None
+        return self.conv1d.bias
+
     def _coefficients(
         self, u: Float[Tensor, "*steps e"]
     ) -> tuple[Float[Tensor, "*steps e"], Float[Tensor, "*steps n"], Float[Tensor, "*steps n"]]:
@@ -119,11 +122,32 @@ class MambaBlock(nn.Module):
         return functional.softplus(self.dt_proj(rank)), into, out
 
 
+def causal_convolution(
+    x: Float[Tensor, "b t e"], weight: Float[Tensor, "e 1 k"], bias: Float[Tensor, "e"]
+) -> Float[Tensor, "b t e"]:
+    """Each channel's own filter over this and the k - 1 tokens before: `nn.Conv1d` with a group a channel.
+
+    A sum of k shifted products: a convolution takes longer to prepare than this takes, and moves the channels first.
+    """
+    length, k = x.shape[1], weight.shape[2]
+    padded = functional.pad(x, (0, 0, k - 1, 0))
+    y = bias.expand_as(x)
+    for lag, tap in enumerate(weight.squeeze(1).unbind(1)):
+        y = torch.addcmul(y, padded[:, lag : lag + length], tap)
+    return y
+
+
+@torch.no_grad()
+def start_steps(projection: nn.Linear) -> None:
+    """Set the bias of a projection to delta so that steps of an input of zero are log-uniform between the smallest and the
+    largest."""
+    steps = torch.empty_like(projection.bias).uniform_(math.log(SMALLEST_STEP), math.log(LARGEST_STEP)).exp()
+    projection.bias.copy_(steps + torch.log(-torch.expm1(-steps)))  # inverse of softplus
+
+
 def _step_projection(rank: int, inner: int) -> nn.Linear:
     """The projection to delta: with its bias alone, steps are log-uniform between the smallest and the largest."""
     projection = nn.Linear(rank, inner)
     nn.init.uniform_(projection.weight, -(rank**-0.5), rank**-0.5)
-    steps = torch.empty(inner).uniform_(math.log(SMALLEST_STEP), math.log(LARGEST_STEP)).exp()
-    with torch.no_grad():
-        projection.bias.copy_(steps + torch.log(-torch.expm1(-steps)))  # inverse of softplus
+    start_steps(projection)
     return projection

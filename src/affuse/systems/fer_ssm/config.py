@@ -28,6 +28,8 @@ class FERSSMConfig:
         spatial_scales: kernel sizes of the spatial attention; none: it is left out. The paper: 3, 5, 7.
         landmark_attention: landmark-constrained attention.
         enhancer: the facial enhancement layer.
+        frame_grid: a frame's map is averaged over a grid of this side (row 4); the paper: 1. The small encoder wants 3 or more,
+            for its channels are too few to keep what stands where.
         d_model: width of the temporal model (row 6). The paper: 1280.
         blocks: Mamba blocks (row 7). The paper: 2.
         d_state: numbers of state a channel; silent, 16 in Mamba.
@@ -62,6 +64,7 @@ class FERSSMConfig:
     spatial_scales: tuple[int, ...] = (3, 5, 7)
     landmark_attention: bool = True
     enhancer: bool = True
+    frame_grid: int = 1
     d_model: int = 1280
     blocks: int = 2
     d_state: int = 16
@@ -84,7 +87,7 @@ class FERSSMConfig:
     def __post_init__(self) -> None:
         if self.modalities not in (("face",), ("face", "landmarks")):
             raise AffuseError(f"modalities are face, or face and landmarks; got {list(self.modalities)}")
-        for name in ("reduction", "d_model", "d_state", "d_conv", "expand", "heads", "attention_window"):
+        for name in ("reduction", "frame_grid", "d_model", "d_state", "d_conv", "expand", "heads", "attention_window"):
             if getattr(self, name) < 1:
                 raise AffuseError(f"{name} must be at least 1; got {getattr(self, name)}")
         for name in ("regions", "blocks", "steps_weight"):

@@ -37,7 +37,7 @@ from torch.nn import functional
 
 from affuse.parts.action_units import action_units, au_scores
 from affuse.parts.class_balance import balanced_loss
-from affuse.parts.encoders import ImageEncoder
+from affuse.parts.encoders import ImageEncoder, grid_pool
 from affuse.parts.sequences import present_rows, spread, valid_steps
 from affuse.parts.supervision import known_rows, nothing_to_learn
 from affuse.systems.fer_ssm.config import FERSSMConfig
@@ -55,7 +55,7 @@ class Clips(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """What each frame gave, zero where it is not valid: vector (q, t, c), regions (q, t, k, y, x), attention (q, t, y, x)."""
+    """What each frame gave, zero where it is not valid: vector (q, t, f), regions (q, t, k, y, x), attention (q, t, y, x)."""
 
     vectors: Tensor
     regions: Tensor
@@ -105,7 +105,7 @@ class FERSSM(System):
             enhancer=config.enhancer,
         )
         self.maps = nn.Identity()  # the refined map of each frame passes here, for Grad-CAM
-        self.temporal = TemporalModel(self.encoder.width, config)
+        self.temporal = TemporalModel(self.encoder.width * config.frame_grid**2, config)
         self.classifier = _classifier(config.d_model, config.classifier, task.outputs, config.dropout)
         # A buffer, so that a resumed run and an evaluation know them.
         self.register_buffer("class_counts", torch.ones(task.outputs, dtype=torch.int64))
@@ -267,7 +267,7 @@ class FERSSM(System):
         if not valid.any():
             maps = self.maps(self.temporal.project.weight.new_zeros(q * t, self.encoder.width, 1, 1))
             return Seen(
-                maps.mean((2, 3)).unflatten(0, (q, t)),
+                maps.new_zeros(q, t, self.temporal.project.in_features),
                 maps.new_zeros(q, t, self.config.regions, 1, 1),
                 maps.new_zeros(q, t, 1, 1),
             )
@@ -281,7 +281,7 @@ class FERSSM(System):
         refined = self.facial(found, mask)  # row 3
         everywhere = lambda values: _placed(values, valid)  # noqa: E731
         maps = self.maps(everywhere(refined.maps).flatten(0, 1))  # (q t) c y x
-        vectors = maps.mean((2, 3)).unflatten(0, (q, t))  # rows 4 and 5
+        vectors = grid_pool(maps.unflatten(0, (q, t)), self.config.frame_grid)  # q t f, rows 4 and 5
         return Seen(vectors, everywhere(refined.regions), everywhere(refined.spatial))
 
     def _scores(self, valid: Bool[Tensor, "q t"], units: Float[Tensor, "q t u"] | None) -> Float[Tensor, "q t"]:

@@ -5,14 +5,12 @@ Values of a modality are held only for the rows that have it, as in fusion.py.
 
 from __future__ import annotations
 
-import math
-
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from affuse.ops.selective_scan import selective_scan
+from affuse.parts.mamba import causal_convolution, start_steps
 from affuse.systems.mco_e.config import MCOEConfig
 from affuse.systems.mco_e.fusion import Rows, Values, kept, placed
 
@@ -45,21 +43,6 @@ class JointMamba(nn.Module):
         scanned = [scan(x, rows) for scan in self.scans.values()]
         found = {name: self.out[name](z[name] * sum(y[name] for y in scanned)) for name in values}
         return {name: found[name] + values[name] for name in values} if self.residual else found
-
-
-def causal_convolution(
-    x: Float[Tensor, "r t d"], weight: Float[Tensor, "d 1 k"], bias: Float[Tensor, "d"]
-) -> Float[Tensor, "r t d"]:
-    """Each channel's own filter over this and the k - 1 tokens before: `nn.Conv1d` with a group a channel.
-
-    A sum of k shifted products: a convolution takes longer to prepare than this takes, and moves the channels first.
-    """
-    length, k = x.shape[1], weight.shape[2]
-    padded = functional.pad(x, (0, 0, k - 1, 0))
-    y = bias.expand_as(x)
-    for lag, tap in enumerate(weight.squeeze(1).unbind(1)):
-        y = torch.addcmul(y, padded[:, lag : lag + length], tap)
-    return y
 
 
 class JointScan(nn.Module):
@@ -143,9 +126,7 @@ class JointScan(nn.Module):
 
 
 def _step_projection(inner: int) -> nn.Linear:
-    """Lin and Param of Delta: steps start log-uniform in [0.001, 0.1], as in Mamba."""
+    """Lin and Param of Delta, which start as in Mamba."""
     lin = nn.Linear(inner, inner)
-    steps = torch.exp(torch.empty(inner).uniform_(math.log(1e-3), math.log(1e-1)))
-    with torch.no_grad():
-        lin.bias.copy_(steps + torch.log(-torch.expm1(-steps)))  # inverse of softplus
+    start_steps(lin)
     return lin
