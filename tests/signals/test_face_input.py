@@ -37,6 +37,18 @@ def test_landmarks_are_given_where_wanted_known_and_of_a_face() -> None:
     assert list(face_inputs(images, found, np.full_like(points, np.nan), wanted)) == ["face"]
 
 
+def test_a_frame_may_be_freed_of_its_light() -> None:
+    rng = np.random.default_rng(0)
+    bright = rng.integers(0, 200, (1, 8, 8, 3)).astype(np.uint8)
+    images = np.concatenate([bright, bright // 2, np.full_like(bright, 90)])
+    found = np.ones(3, np.bool_)
+    face = face_inputs(images, found, None, FaceInput(frames=3, size=8, normalise="frame"))["face"]
+    assert face.mean((1, 2, 3)).abs().max() < 1e-4 and face.isfinite().all()
+    assert 0.8 < face[0].std() < 1
+    fixed = face_inputs(images, found, None, FaceInput(frames=3, size=8))["face"]
+    assert (face[0] - face[1]).abs().mean() < 0.2 * (fixed[0] - fixed[1]).abs().mean()
+
+
 def test_frames_are_chosen_as_the_recipe_says() -> None:
     assert FaceInput(frames=4, short="repeat_last").chosen(2).tolist() == [0, 1, 1, 1]
     assert FaceInput(frames=4, sampling="segments").chosen(40).tolist() == [9, 10, 29, 30]

@@ -20,6 +20,7 @@ from affuse.types import AffuseError
 
 CONSECUTIVE = 2  # frames a run, where frames are sampled in segments
 POINTS = 68
+_FLAT = 0.1  # added to a frame's deviation, so that the noise of a dark frame is not blown up
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class FaceInput:
         sampling: ``uniform``: one frame of each of equal parts; ``segments``: pairs of consecutive frames, as Former-DFER.
         short: what stands in where a clip has too few frames; see affuse.signals.frame_sampling.
         mean, std: RGB in [0, 1] is normalised as (x - mean) / std; those of ImageNet by default.
+        normalise: ``fixed``: that is all; ``frame``: each frame is then brought to zero mean and about unit deviation over all
+            its values, which takes most of light and complexion away.
         landmarks: 68 landmarks too, where they are known.
         pipeline: how faces are found in the frames; None: the pictures are aligned faces already.
     """
@@ -42,6 +45,7 @@ class FaceInput:
     short: ShortClip = "spread"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    normalise: Literal["fixed", "frame"] = "fixed"
     landmarks: bool = False
     pipeline: FacePipeline | None = None
 
@@ -97,7 +101,11 @@ def face_inputs(
     pictures = torch.from_numpy(np.ascontiguousarray(images[found])).permute(0, 3, 1, 2).float() / 255  # q 3 h w
     mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (spec.mean, spec.std))
     face = torch.full((t, 3, spec.size, spec.size), torch.nan)
-    face[seen] = (resize(pictures, spec.size) - mean) / std
+    pictures = (resize(pictures, spec.size) - mean) / std
+    if spec.normalise == "frame":
+        deviation, centre = torch.std_mean(pictures, (1, 2, 3), keepdim=True)
+        pictures = (pictures - centre) / (deviation + _FLAT)
+    face[seen] = pictures
     inputs = {"face": face}
     if spec.landmarks and landmarks is not None:
         points = torch.from_numpy(landmarks.astype(np.float32))
