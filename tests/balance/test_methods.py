@@ -14,9 +14,9 @@ from affuse import AffuseError, Batch, Output, System, Task
 from affuse.balance import AGMSettings, OGMGESettings, PMRSettings, balancing
 from affuse.balance.agm import AGM, ahead, mono_modal_responses
 from affuse.balance.base import Balance, evaluating
-from affuse.balance.ogm_ge import OGMGE, coefficient
+from affuse.balance.ogm_ge import OGMGE
 from affuse.balance.pmr import PMR, entropy, similarities
-from affuse.parts.contribution import ratios, scored_rows
+from affuse.parts.contribution import modulation_factors, ratios, scored_rows
 
 
 def gradients(system: System, batch: Batch, method: Balance | None) -> dict[str, torch.Tensor]:
@@ -55,15 +55,14 @@ def test_rows_that_lack_a_modality_do_not_count_in_its_score() -> None:
     assert torch.allclose(found, torch.tensor([2.0]).sigmoid())
 
 
-@given(st.floats(0.0, 1.0), st.floats(0.0, 3.0))
-def test_ogm_leaves_whoever_is_not_ahead_alone(ratio: float, alpha: float) -> None:
-    assert coefficient(ratio, alpha) == 1
-
-
-@given(st.floats(1.001, 20.0), st.floats(0.01, 1.0))
-def test_ogm_slows_whoever_is_ahead_by_the_tanh_of_the_ratio(ratio: float, alpha: float) -> None:
-    assert coefficient(ratio, alpha) == pytest.approx(1 - math.tanh(alpha * ratio))
-    assert 0 <= coefficient(ratio, alpha) < 1
+@given(st.floats(0.0, 1.0), st.floats(1.001, 20.0), st.floats(0.01, 1.0))
+def test_ogm_slows_whoever_is_ahead_by_the_tanh_of_the_ratio_and_nobody_else(
+    behind: float, ahead: float, alpha: float
+) -> None:
+    found = torch.tensor([behind, ahead], dtype=torch.float64)
+    factors = modulation_factors(found, torch.full_like(found, alpha)).tolist()
+    assert factors == pytest.approx([1, 1 - math.tanh(alpha * ahead)])
+    assert 0 <= factors[1] < 1
 
 
 def test_ogm_scales_the_gradient_of_the_modality_ahead_and_of_no_other(pair: System, batch: Batch) -> None:

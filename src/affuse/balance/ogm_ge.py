@@ -15,21 +15,14 @@ standard deviation a parameter tensor, as in the released code, and goes to ever
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from affuse.balance.base import Balance
 from affuse.balance.settings import OGMGESettings
-from affuse.parts.contribution import ratios, scored_rows
+from affuse.parts.contribution import modulation_factors, ratios, scored_rows
 from affuse.parts.supervision import known_rows
 from affuse.types import AffuseError, Batch, Output, System
-
-
-def coefficient(ratio: float, alpha: float) -> float:
-    """k of a modality from its contribution ratio: 1 - tanh(alpha ratio) where it is ahead, else 1."""
-    return 1 - math.tanh(alpha * ratio) if ratio > 1 else 1.0
 
 
 class OGMGE(Balance):
@@ -48,11 +41,14 @@ class OGMGE(Balance):
         assert batch.target is not None
         scores = {}
         for name, logits in output.unimodal.items():
-            found = scored_rows(logits.detach(), batch.target, rows & batch.has(name))
-            if len(found):
-                scores[name] = float(found.mean())
-        for name, ratio in ratios(scores).items():
-            self.coefficients[name] = coefficient(ratio, self.settings.alpha) if self.active else 1.0
+            own = scored_rows(logits.detach(), batch.target, rows & batch.has(name))
+            if len(own):
+                scores[name] = float(own.mean())
+        found = ratios(scores)
+        held = torch.tensor(list(found.values()), dtype=torch.float64)  # m
+        factors = modulation_factors(held, torch.full_like(held, self.settings.alpha)).tolist()
+        for (name, ratio), factor in zip(found.items(), factors, strict=True):
+            self.coefficients[name] = factor if self.active else 1.0
             self.figures[f"ratio/{name}"] = ratio
             self.figures[f"coefficient/{name}"] = self.coefficients[name]
         return {}

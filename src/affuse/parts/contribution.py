@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 LEAST = 1e-8  # a score that a ratio may still be taken of
+ROUNDING = 1e-6  # of ratios in float32
 
 
 def modality_scores(logits: Float[Tensor, "r c"], target: Int[Tensor, "r"]) -> Float[Tensor, "r"]:
@@ -59,5 +60,8 @@ def ratios(scores: Mapping[str, float]) -> dict[str, float]:
 
 
 def modulation_factors(ratios: Float[Tensor, "m"], suppression: Float[Tensor, "m"]) -> Float[Tensor, "m"]:
-    """k: 1 - tanh(suppression rho) where rho > 1, else 1."""
-    return torch.where(ratios > 1, 1 - torch.tanh(suppression * ratios), torch.ones_like(ratios))
+    """k: 1 - tanh(suppression rho) where rho > 1, else 1.
+
+    k jumps where rho passes 1, so a ratio that is 1 but for rounding is 1: of equals nobody is held back.
+    """
+    return torch.where(ratios > 1 + ROUNDING, 1 - torch.tanh(suppression * ratios), torch.ones_like(ratios))
