@@ -164,6 +164,7 @@ def test_a_fit_that_fails_later_can_be_resumed(
         ("--training.modality_dropout 2", ("modality_dropout", "from 0 to 1")),
         ("--training.accelerator abacus", ("abacus",)),
         ("--training.precision 7-bit", ("7-bit",)),
+        ("--training.precision bf16-true", ("bf16-true", "bf16-mixed")),
         ("--epochs 3", ("--epochs", "--section.key")),
         ("--training.lr", ("--training.lr", "needs a value")),
         ("stray", ("stray",)),
