@@ -174,7 +174,14 @@ def _check(training: Training) -> None:
         raise AffuseError(f"training.ema is {training.ema}; it is a decay, from 0 (no average) to below 1")
     if not 0 < training.plateau_factor < 1:
         raise AffuseError(f"training.plateau_factor is {training.plateau_factor}; it must lie between 0 and 1")
-    if training.precision in ("16-true", "bf16-true", "64-true", "64", "transformer-engine", "transformer-engine-float16"):
+    if training.precision in (
+        "16-true",
+        "bf16-true",
+        "64-true",
+        "64",
+        "transformer-engine",
+        "transformer-engine-float16",
+    ):
         # Lightning would cast a whole batch, token ids and clocks too; a frozen `Batch` refuses.
         raise AffuseError(
             f"training.precision is {training.precision!r}; the weights stay in 32 bits: choose 32-true, bf16-mixed or "
