@@ -1,7 +1,9 @@
 """Shapes and types of public signatures are enforced while the tests run."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jaxtyping import install_import_hook
@@ -19,3 +21,24 @@ def real_data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no real recordings at {DATA}; set AFFUSE_DATA")
     return DATA
+
+
+@pytest.fixture
+def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Runs a fit that is interrupted in its third epoch, and expects that it says so."""
+    from affuse.fitting import Fitting
+
+    def run(fitting: Callable[[], object]) -> None:
+        step = Fitting.training_step
+
+        def interrupted(self: Fitting, batch: Any, index: int) -> Any:
+            if self.current_epoch == 2 and index == 1:
+                raise KeyboardInterrupt
+            return step(self, batch, index)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Fitting, "training_step", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                fitting()
+
+    return run

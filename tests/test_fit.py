@@ -1,6 +1,7 @@
 """A run is whole, resumable and repeatable."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -90,20 +91,11 @@ def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_resumed_run_ends_where_the_uninterrupted_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_ends_where_the_uninterrupted_one_does(
+    tmp_path: Path, interrupt: Callable[[Callable[[], object]], None]
+) -> None:
     whole = fit.fit(recipe("--training.select", "last"), tmp_path / "whole", progress=False)
-
-    step = fit.Fitting.training_step
-
-    def interrupted(self: fit.Fitting, batch: Batch, index: int) -> torch.Tensor:
-        if self.current_epoch == 2 and index == 1:
-            raise KeyboardInterrupt
-        return step(self, batch, index)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fit.Fitting, "training_step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            fit.fit(recipe("--training.select", "last"), tmp_path / "cut", progress=False)
+    interrupt(lambda: fit.fit(recipe("--training.select", "last"), tmp_path / "cut", progress=False))
     assert json.loads((tmp_path / "cut" / runs.RUN).read_text())["status"] == "interrupted"
     resumed = fit.resume(tmp_path / "cut", progress=False)
     first, second = load_file(whole / runs.WEIGHTS), load_file(resumed / runs.WEIGHTS)

@@ -172,26 +172,6 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does(
     assert (tmp_path / "whole" / runs.HISTORY).read_text() == (tmp_path / "cut" / runs.HISTORY).read_text()
 
 
-@pytest.fixture
-def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
-    """Runs a fit that is interrupted in its third epoch."""
-
-    def run(fitting: Callable[[], object]) -> None:
-        step = fit.Fitting.training_step
-
-        def interrupted(self: fit.Fitting, batch: Batch, index: int) -> torch.Tensor:
-            if self.current_epoch == 2 and index == 1:
-                raise KeyboardInterrupt
-            return step(self, batch, index)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(fit.Fitting, "training_step", interrupted)
-            with pytest.raises(KeyboardInterrupt):
-                fitting()
-
-    return run
-
-
 @pytest.mark.parametrize("listed", [True, False])
 def test_a_system_is_told_the_counts_and_its_run_keeps_them(listed: bool, tmp_path: Path) -> None:
     info = trained(tmp_path / "run", "line", {"name": "points", "listed": listed}, epochs=1)

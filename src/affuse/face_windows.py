@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from affuse.recipe import Recipe
 from affuse.signals import landmarks as landmark_model
 from affuse.signals.face import FaceFrame, FacePipeline, FaceState, face_step
-from affuse.signals.face_input import POINTS, FaceInput, face_inputs
+from affuse.signals.face_input import FaceInput, face_inputs
 from affuse.signals.timed_frames import open_frames
 from affuse.types import AffuseError, Sample, System
 
@@ -156,7 +156,7 @@ def pictures_of(
         images[found] = np.stack(pictures)
     if all(one.face.landmarks is None for one in frames):
         return images, found, None
-    nothing = np.full((POINTS, 2), np.nan, np.float32)
+    nothing = np.full((landmark_model.POINTS, 2), np.nan, np.float32)
     points = np.stack([nothing if one.face.landmarks is None else one.face.landmarks for one in frames])
     return images, found, points
 

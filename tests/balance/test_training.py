@@ -1,6 +1,7 @@
 """Balancing methods in a run: settings, history, resuming, and what one modality gains."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +35,15 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("balance", METHODS, ids=lambda method: method["name"])
 def test_a_resumed_run_ends_where_the_uninterrupted_one_does(
-    balance: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    balance: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    interrupt: Callable[[Callable[[], object]], None],
 ) -> None:
     whole = fit.fit(recipe(balance), tmp_path / "whole", progress=False, with_report=False)
     plain = fit.fit(recipe(), tmp_path / "plain", progress=False, with_report=False)
     assert any(not torch.equal(weights(whole)[name], weights(plain)[name]) for name in weights(plain))
-    step = fit.Fitting.training_step
-
-    def interrupted(self: fit.Fitting, batch: Batch, index: int) -> torch.Tensor:
-        if self.current_epoch == 2 and index == 1:
-            raise KeyboardInterrupt
-        return step(self, batch, index)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(fit.Fitting, "training_step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            fit.fit(recipe(balance), tmp_path / "cut", progress=False, with_report=False)
+    interrupt(lambda: fit.fit(recipe(balance), tmp_path / "cut", progress=False, with_report=False))
     monkeypatch.setattr(fit, "write_evidence", lambda *_: None)  # the report is tested elsewhere
     resumed = fit.resume(tmp_path / "cut", progress=False)
     assert all(torch.equal(weights(whole)[name], weights(resumed)[name]) for name in weights(whole))

@@ -16,10 +16,10 @@ from torch import Tensor
 from affuse.signals.clips import resize
 from affuse.signals.face import FacePipeline
 from affuse.signals.frame_sampling import ShortClip, segments, uniform
+from affuse.signals.landmarks import POINTS
 from affuse.types import AffuseError
 
 CONSECUTIVE = 2  # frames a run, where frames are sampled in segments
-POINTS = 68
 _FLAT = 0.1  # added to a frame's deviation, so that the noise of a dark frame is not blown up
 
 

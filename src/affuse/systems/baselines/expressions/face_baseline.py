@@ -9,8 +9,7 @@ without a single face is not answered.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -19,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from affuse.parts.class_balance import ClassBalance, balanced_loss
-from affuse.parts.encoders import NORMS
 from affuse.parts.sequences import spread, valid_steps
 from affuse.parts.supervision import known_rows, nothing_to_learn
 from affuse.types import AffuseError, Batch, Output, System, Task
@@ -76,20 +74,6 @@ def maps_of_frames(
     maps = found.new_zeros(valid.numel(), *found.shape[1:])
     maps[valid.flatten()] = found
     return maps
-
-
-@contextmanager
-def running_statistics(net: nn.Module, use: bool) -> Iterator[None]:
-    """Inside, where `use`, batch normalisation takes its running statistics and leaves them alone, as in `ImageEncoder`: the
-    frames of one clip are no sample of the population."""
-    frozen = [module for module in net.modules() if use and isinstance(module, NORMS) and module.training]
-    for module in frozen:
-        module.eval()
-    try:
-        yield
-    finally:
-        for module in frozen:
-            module.train()
 
 
 class ExpressionBaseline(System):

@@ -35,13 +35,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from affuse.parts.class_balance import ClassBalance
+from affuse.parts.encoders import own_statistics
 from affuse.parts.sequences import SequenceAttention
 from affuse.systems.baselines.expressions.face_baseline import (
     Described,
     ExpressionBaseline,
     FaceClips,
     maps_of_frames,
-    running_statistics,
 )
 from affuse.types import AffuseError, Task
 
@@ -147,7 +147,7 @@ class FormerDFER(ExpressionBaseline):
             raise AffuseError(
                 f"a clip of {steps} frames, but frames is {self.config.frames}: set it higher, or sample fewer"
             )
-        with running_statistics(self, int(seen.sum()) == 1):
+        with own_statistics(self, learn=int(seen.sum()) != 1):
             maps = self.maps(maps_of_frames(self._map, clips.frames, clips.valid))  # (q t) d y x
         vectors = maps.mean((2, 3)).unflatten(0, clips.valid.shape)[seen] + self.times[:steps]  # s t d
         values = torch.cat([self.class_token.expand(len(vectors), 1, -1), vectors], 1)  # s 1+t d

@@ -14,12 +14,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from affuse.parts.class_balance import ClassBalance
+from affuse.parts.encoders import own_statistics
 from affuse.parts.sequences import spread
 from affuse.systems.baselines.expressions.face_baseline import (
     Described,
     ExpressionBaseline,
     FaceClips,
-    running_statistics,
 )
 from affuse.types import AffuseError, Task
 
@@ -138,7 +138,7 @@ class VideoBaseline(ExpressionBaseline):
         frames, own = clips.frames[seen], clips.own[seen]  # s t 3 h w
         index = frames_at_steps(clips.valid[seen], own, self.steps)
         read = frames[torch.arange(len(frames), device=frames.device)[:, None], index].transpose(1, 2)  # s 3 steps h w
-        with running_statistics(self.body, len(read) == 1):
+        with own_statistics(self.body, learn=len(read) != 1):
             found = self.body(read)  # s d k y x
         shares = shares_of_slices(own, found.shape[2]).to(found.dtype)
         by_frame = torch.einsum("sdkyx,stk->stdyx", found, shares)
