@@ -80,7 +80,7 @@ def write_report(run: Path) -> Path:
         "headline": _headline(metrics),
         "figures": report_plots.figures(metrics, history, classes, of_samples, of_balance),
         "measures": _measures(metrics),
-        "per_class": report_faces.per_class_table(metrics, classes),
+        "per_class": report_faces.per_class_table(metrics, classes, info.get("class_counts")),
         "regression": metrics.get("kind") == "regression",
         "energy": _energy(run / "energy.json"),
         "examples": _examples(examples, tensors, classes),

@@ -140,10 +140,13 @@ def draw_timeline(path: Path, line: Timeline) -> Path:
     return path
 
 
-def per_class_table(metrics: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any] | None:
+def per_class_table(
+    metrics: Mapping[str, Any], classes: Sequence[str], trained_on: Mapping[str, int] | None = None
+) -> dict[str, Any] | None:
     """Precision, recall, F1 and samples of each class, from the confusion matrix, as the cells of a table; None without one.
 
-    A sample without an answer is missed by its class and claimed by none.
+    A sample without an answer is missed by its class and claimed by none. `trained_on`, the training samples of each class,
+    becomes a last column where it is known: how rare a class was says much of how well it is found.
     """
     counts = np.array(metrics.get("confusion") or [], dtype=np.float64)
     if not counts.size or len(counts) != len(classes):
@@ -159,7 +162,12 @@ def per_class_table(metrics: Mapping[str, Any], classes: Sequence[str]) -> dict[
         rows.append(
             [name, *("none" if share is None else f"{100 * share:.1f} %" for share in shares), f"{there[number]:.0f}"]
         )
-    return {"columns": ["", "precision", "recall", "F1", "samples"], "rows": rows}
+    columns = ["", "precision", "recall", "F1", "samples"]
+    if trained_on:
+        columns.append("in training")
+        for name, row in zip(classes, rows, strict=True):
+            row.append(str(trained_on.get(name, "unknown")))
+    return {"columns": columns, "rows": rows}
 
 
 def _finish(axis: Axes, begin: float, end: float, gaps: Sequence[tuple[int, int]]) -> None:

@@ -19,6 +19,9 @@ def test_the_table_of_classes_counts_as_the_definitions_do() -> None:
         ["c", "none", "0.0 %", "0.0 %", "5"],
     ]
     assert per_class_table({}, ["a"]) is None
+    told = per_class_table({"confusion": confusion}, ["a", "b", "c"], {"a": 70, "b": 9, "c": 1})
+    assert told is not None and told["columns"][-1] == "in training"
+    assert [row[:-1] for row in told["rows"]] == table["rows"] and [row[-1] for row in told["rows"]] == ["70", "9", "1"]
 
 
 def strip(t: int, heat: bool = True) -> Strip:
