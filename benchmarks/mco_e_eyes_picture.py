@@ -41,7 +41,7 @@ def draw_examples(axes: Any) -> None:
     """The last frame of a clip, and its events, of a surprise that sets in meanwhile, in each light."""
     source = EyeClips(Eyes(), "test", 0)
     for column, light in enumerate(LIGHTS):
-        rows = [i for i, plan in enumerate(source.plans) if plan.light == light and plan.expression == "surprise"]
+        rows = [i for i, plan in enumerate(source.plans) if plan.light == light and plan.label == "surprise"]
         sample = next(source[i] for i in rows if 0.2e6 < source.recording(i).truth["onset_us"] < 0.5e6)
         frame = (sample.inputs["rgb"][-1] * 0.25 + 0.5).clamp(0, 1).permute(1, 2, 0).numpy()
         events = sample.inputs["event"].sum((0, 1)).numpy()

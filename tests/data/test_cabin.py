@@ -51,7 +51,7 @@ def test_no_subject_stands_in_two_splits() -> None:
 
 def test_actions_and_lights_take_equal_shares() -> None:
     planned = plans(SMALL, "test", 4)
-    pairs = {(plan.action, plan.light) for plan in planned}
+    pairs = {(plan.label, plan.light) for plan in planned}
     assert pairs == set(itertools.product(CLASSES, LIGHTS)) and len(planned) == len(pairs)
 
 
@@ -201,7 +201,7 @@ def test_the_written_world_is_read_back_as_drive_and_act(tmp_path: Path) -> None
     for mine, theirs in ((world.train, read.train), (world.test, read.test)):
         samples = [theirs[i] for i in range(len(theirs))]
         counted = sorted(read.task.classes[int(sample.target or 0)] for sample in samples)
-        assert counted == sorted(plan.action for plan in mine.plans)  # type: ignore[attr-defined]
+        assert counted == sorted(plan.label for plan in mine.plans)  # type: ignore[attr-defined]
         holes = sorted(int((sample.inputs["depth"] == 0).sum()) for sample in samples)
         drawn = sorted(int((mine[i].inputs["depth"] == 0).sum()) for i in range(len(mine)))
         assert holes == drawn

@@ -126,7 +126,7 @@ def test_subjects_and_recordings_are_disjoint_across_splits() -> None:
 
 
 def test_expressions_and_lights_take_equal_shares() -> None:
-    pairs = [(plan.expression, plan.light) for plan in plans(SMALL, "train", 0)]
+    pairs = [(plan.label, plan.light) for plan in plans(SMALL, "train", 0)]
     assert {pairs.count(pair) for pair in pairs} == {2}
     assert len(set(pairs)) == len(CLASSES) * len(LIGHTS)
 
@@ -180,7 +180,7 @@ def test_truth_is_in_range_and_bad_light_costs_signal(test_split: EyeClips) -> N
         assert truth["light"] == plan.light
         assert 0 <= truth["rgb_kept"] <= 1
         assert 0 <= truth["event_kept"] <= 1
-        assert (truth["onset_us"] is None) == (plan.expression == "neutral")
+        assert (truth["onset_us"] is None) == (plan.label == "neutral")
         kept[plan.light].append(truth["rgb_kept"])
     mean = {light: np.mean(values) for light, values in kept.items()}
     assert mean["normal"] > 0.9
@@ -264,7 +264,7 @@ def test_written_pictures_keep_colours_and_events(tmp_path: Path) -> None:
     write_see(config, tmp_path / "eyes", 0)
     plan = plans(config, "train", 0)[0]
     recording = EyeClips(config, "train", 0).recording(0)
-    folder = next((tmp_path / "eyes" / "frame" / plan.expression).glob(f"1_{plan.subject + 1:03d}_*"))
+    folder = next((tmp_path / "eyes" / "frame" / plan.label).glob(f"1_{plan.subject + 1:03d}_*"))
     picture = cv2.imread(str(folder / "00009.jpg"))[..., ::-1]
     assert np.abs(picture.astype(int) - recording.frames[9]).mean() < 8
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from affuse.parts.encoders import SmallEncoder, fold_batch_norm, grid_pool
+from affuse.parts.encoders import ImageEncoder, SmallEncoder, fold_batch_norm, grid_pool
 from affuse.types import AffuseError
 
 
@@ -89,3 +89,21 @@ def test_folding_a_network_that_branches_on_data_is_an_error() -> None:
 
     with pytest.raises(AffuseError, match="branches"):
         fold_batch_norm(Choosy().eval())
+
+
+def test_a_resnet_of_other_widths_is_as_deep_as_it_was() -> None:
+    narrow, whole = ImageEncoder("resnet18", 3, widths=(4, 8, 16, 32)), ImageEncoder("resnet18", 3)
+    assert narrow.width == 32 and narrow(torch.randn(2, 3, 3, 64, 64)).shape == (2, 3, 32, 2, 2)
+
+    def blocks(encoder: ImageEncoder) -> list[int]:
+        return [len(getattr(encoder.net, f"layer{stage}")) for stage in range(1, 5)]
+
+    assert blocks(narrow) == blocks(whole) == [2, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    "name, pretrained, first", [("small", False, 4), ("resnet18", True, 4), ("resnet18", False, 5)]
+)
+def test_widths_that_an_encoder_cannot_have_are_refused(name: str, pretrained: bool, first: int) -> None:
+    with pytest.raises(AffuseError, match="cannot have widths"):
+        ImageEncoder(name, 3, pretrained, widths=(first, 8, 16, 32))

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -62,15 +63,30 @@ class ImageEncoder(nn.Module):
         channels: channels of the image.
         pretrained: take timm's published weights (downloaded by timm at first use).
         weights: a safetensors file with the encoder's own weights, read after the above.
+        widths: channels of the four stages, for a ResNet of timm only; its stem is then the deep one, of 3 x 3 convolutions,
+            the only one of timm's whose width follows. None: the model's own.
 
     Raises:
-        AffuseError: timm knows no such model, or it gives no map of features; the weights cannot be read or do not fit.
+        AffuseError: timm knows no such model, or it gives no map of features; the weights cannot be read or do not fit; the
+            model's widths cannot be set.
     """
 
     width: int
 
-    def __init__(self, name: str, channels: int, pretrained: bool = False, weights: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        channels: int,
+        pretrained: bool = False,
+        weights: str | None = None,
+        widths: tuple[int, int, int, int] | None = None,
+    ) -> None:
         super().__init__()
+        if widths is not None and (not name.startswith("resnet") or pretrained or widths[0] % 2):
+            raise AffuseError(
+                f"encoder {name!r} cannot have widths {list(widths)}: they are of a ResNet of timm without pretrained weights, "
+                "and the first is even"
+            )
         if name == "small":
             if pretrained:
                 raise AffuseError("encoder 'small' has no pretrained weights: set pretrained to false")
@@ -80,9 +96,12 @@ class ImageEncoder(nn.Module):
             if not timm.is_model(name):
                 close = ", ".join(timm.list_models(f"*{name[:6]}*")[:3]) or "resnet18"
                 raise AffuseError(f"encoder {name!r} is neither 'small' nor a model of timm; near it: {close}")
+            narrow: dict[str, Any] = {}
+            if widths is not None:
+                narrow = {"channels": widths, "stem_type": "deep", "stem_width": widths[0] // 2}
             try:
                 self.net = timm.create_model(
-                    name, pretrained=pretrained, in_chans=channels, num_classes=0, global_pool=""
+                    name, pretrained=pretrained, in_chans=channels, num_classes=0, global_pool="", **narrow
                 )
             except (OSError, RuntimeError, TypeError, ValueError) as error:
                 line = (str(error).splitlines() or [type(error).__name__])[0]

@@ -8,7 +8,7 @@ and which saw them best. No subject stands in two splits. Results on it are synt
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from affuse.data.splits import Splits
 from affuse.data.synthetic.cabin_actions import ACTIONS, draw_motion
 from affuse.data.synthetic.cabin_renderer import Subject, draw_subject, render
 from affuse.data.synthetic.cabin_sensors import LIGHTS, CabinCameras, Seen, expose
+from affuse.data.synthetic.plans import SPLITS, Plan, Split, dealt, facts_of
 from affuse.signals.camera_windows import CameraWindow
 from affuse.signals.cameras import CameraSpec
 from affuse.signals.depth import DepthSpec
@@ -25,8 +26,6 @@ from affuse.types import AffuseError, Sample, Task
 
 CLASSES = tuple(ACTIONS)
 CAMERAS = ("rgb", "infrared", "depth")
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
 # Distances as inputs: against the driver's, by the scene's spread. No whole step of the camera becomes 0, which says none.
 _MIDDLE_M, _SCALE_M = 0.9557, 0.35
 
@@ -104,56 +103,22 @@ class Cabin:
         """People of their own in every split; actions and lights in equal shares."""
         world = self.world_seed if self.world_seed is not None else seed
         sources = {split: CabinClips(self, split, world) for split in SPLITS}
-        facts = {
-            "name": "synthetic cabin",
-            "split": "by subject: every split has people of its own",
-            "counts": {split: len(source) for split, source in sources.items()},
-            "subjects": {split: len({plan.subject for plan in source.plans}) for split, source in sources.items()},
-            "subjects_shared": [],
-            "bad": 0,
-            "world_seed": world,
-        }
         task = Task("classification", self.actions)
-        return Splits(task, sources["train"], sources["validation"], sources["test"], True, facts)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a clip shows; `number` and `subject` count over the whole world."""
-
-    split: Split
-    number: int
-    subject: int
-    action: str
-    light: str
-    seed: tuple[int, ...]
-
-    @property
-    def id(self) -> str:
-        return f"{self.split}_{self.number:05d}"
+        return Splits(
+            task,
+            sources["train"],
+            sources["validation"],
+            sources["test"],
+            True,
+            facts_of("synthetic cabin", sources, world),
+        )
 
 
 def plans(config: Cabin, split: Split, world: int) -> list[Plan]:
     """The clips of a split: actions and lights in equal shares, people at random."""
-    before = SPLITS[: SPLITS.index(split)]
-    first = sum(getattr(config, f"{name}_clips") for name in before)
-    first_subject = sum(getattr(config, f"{name}_subjects") for name in before)
-    count, subjects = getattr(config, f"{split}_clips"), getattr(config, f"{split}_subjects")
-    rng = np.random.default_rng((world, SPLITS.index(split)))
-    order = rng.permutation(count)
-    people = first_subject + rng.integers(0, subjects, count)
-    kinds = len(config.actions)
-    return [
-        Plan(
-            split,
-            first + i,
-            int(people[i]),
-            config.actions[k % kinds],
-            config.lights[k // kinds % len(config.lights)],
-            (world, 1 + SPLITS.index(split), i),
-        )
-        for i, k in enumerate(order.tolist())
-    ]
+    clips = {name: getattr(config, f"{name}_clips") for name in SPLITS}
+    people = {name: getattr(config, f"{name}_subjects") for name in SPLITS}
+    return dealt(split, clips, people, config.actions, config.lights, world)
 
 
 def subject_of(world: int, number: int) -> Subject:
@@ -166,7 +131,7 @@ def record(config: Cabin, plan: Plan) -> Seen:
     rng = np.random.default_rng(plan.seed)
     subject = subject_of(plan.seed[0], plan.subject)
     speed = subject.speed * rng.uniform(0.9, 1.1)
-    motion = draw_motion(plan.action, config.frames, rng, speed=speed, right_handed=subject.right_handed)
+    motion = draw_motion(plan.label, config.frames, rng, speed=speed, right_handed=subject.right_handed)
     lying = tuple(name for name in ("bottle", "phone", "newspaper") if rng.uniform() < 0.3)
     return expose(render(subject, motion, config.size, config.oversampling, lying), plan.light, config.cameras, rng)
 
@@ -205,7 +170,7 @@ class CabinClips:
         meta = {"id": plan.id, "subject": plan.subject, "condition": plan.light, "truth": truth_of(plan, seen)}
         times = dict.fromkeys(CAMERAS, self.config.times_us)
         inputs = as_inputs(seen, self.config.depth_channels)
-        return Sample(inputs, self.config.actions.index(plan.action), times, meta)
+        return Sample(inputs, self.config.actions.index(plan.label), times, meta)
 
     def seen(self, index: int) -> Seen:
         """The recording of ``plans[index]``."""

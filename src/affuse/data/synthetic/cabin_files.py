@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from affuse.data.synthetic.cabin import SPLITS, Cabin, Plan, Split, plans, record, truth_of
+from affuse.data.synthetic.cabin import Cabin, plans, record, truth_of
 from affuse.data.synthetic.cabin_sensors import Seen
+from affuse.data.synthetic.plans import SPLITS, Plan, Split
 from affuse.types import AffuseError
 
 VIEWS = ("kinect_color", "kinect_ir", "kinect_depth")
@@ -104,4 +105,4 @@ def _write_chunks(path: Path, view: str, members: Sequence[int], people: dict[in
             for number, plan in enumerate(people[subject]):
                 file_id = f"vp{subject + 1}/{RUN}.{view}"
                 span = (number * frames, (number + 1) * frames)
-                writer.writerow((subject + 1, file_id, number, *span, plan.action, 0))
+                writer.writerow((subject + 1, file_id, number, *span, plan.label, 0))

@@ -14,7 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,6 +27,7 @@ from torch import Tensor
 from affuse.data.splits import Splits
 from affuse.data.synthetic.eye_motion import EXPRESSIONS, Motion, draw_motion
 from affuse.data.synthetic.eye_renderer import Subject, draw_subject, render
+from affuse.data.synthetic.plans import SPLITS, Plan, Split, dealt, facts_of
 from affuse.data.synthetic.rgb_sensor import LIGHTS, FrameCamera, illumination, signal_kept, srgb
 from affuse.ops.events import accumulated_image
 from affuse.signals.clips import ClipSpec, event_clip, rgb_clip
@@ -34,8 +35,6 @@ from affuse.signals.events import Events, simulate_events
 from affuse.types import AffuseError, Sample, Task
 
 CLASSES = tuple(EXPRESSIONS)
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _LUMINANCE = np.array([0.2126, 0.7152, 0.0722], np.float32)  # ITU-R BT.709
 
 
@@ -116,34 +115,9 @@ class Eyes:
         """Train (random crops in time), validation (the middle crop) and test (evenly spaced crops)."""
         world = self.world_seed if self.world_seed is not None else seed
         sources = {split: EyeClips(self, split, world) for split in SPLITS}
-        facts = {
-            "name": "synthetic eye world",
-            "split": "by subject: every split has people of its own",
-            "counts": {split: len(source.plans) for split, source in sources.items()},
-            "subjects": {split: len({plan.subject for plan in source.plans}) for split, source in sources.items()},
-            "subjects_shared": [],
-            "test_crops": self.test_crops,
-            "bad": 0,
-            "world_seed": world,
-        }
+        facts = {**facts_of("synthetic eye world", sources, world), "test_crops": self.test_crops}
         task = Task("classification", CLASSES)
         return Splits(task, sources["train"], sources["validation"], sources["test"], True, facts, self.clip)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a recording shows; `number` counts over the whole world, and `subject` too."""
-
-    split: Split
-    number: int
-    subject: int
-    expression: str
-    light: str
-    seed: tuple[int, ...]
-
-    @property
-    def id(self) -> str:
-        return f"{self.number}_{self.subject:03d}_{self.light}_{self.expression}"
 
 
 @dataclass(frozen=True)
@@ -166,24 +140,9 @@ class Recording:
 
 def plans(config: Eyes, split: Split, world: int) -> list[Plan]:
     """The recordings of a split: expressions and lights in equal shares, people at random."""
-    before = SPLITS[: SPLITS.index(split)]
-    first = sum(getattr(config, f"{name}_sequences") for name in before)
-    first_subject = sum(getattr(config, f"{name}_subjects") for name in before)
-    count, subjects = getattr(config, f"{split}_sequences"), getattr(config, f"{split}_subjects")
-    rng = np.random.default_rng((world, SPLITS.index(split)))
-    order = rng.permutation(count)
-    people = first_subject + rng.integers(0, subjects, count)
-    return [
-        Plan(
-            split,
-            first + i,
-            int(people[i]),
-            CLASSES[k % len(CLASSES)],
-            config.lights[k // len(CLASSES) % len(config.lights)],
-            (world, 1 + SPLITS.index(split), i),
-        )
-        for i, k in enumerate(order.tolist())
-    ]
+    sequences = {name: getattr(config, f"{name}_sequences") for name in SPLITS}
+    people = {name: getattr(config, f"{name}_subjects") for name in SPLITS}
+    return dealt(split, sequences, people, CLASSES, config.lights, world)
 
 
 def subject_of(world: int, number: int) -> Subject:
@@ -197,7 +156,7 @@ def record(config: Eyes, plan: Plan) -> Recording:
     steps = config.length * config.oversampling
     times_s = np.arange(steps) / (config.clip.fps * config.oversampling)
     motion = draw_motion(
-        plan.expression,
+        plan.label,
         times_s,
         rng,
         intensity=config.intensity,
@@ -294,7 +253,7 @@ class EyeClips:
             "condition": plan.light,
             "truth": recording.truth,
         }
-        return Sample(inputs, CLASSES.index(plan.expression), {"rgb": times_us, "event": times_us}, meta)
+        return Sample(inputs, CLASSES.index(plan.label), {"rgb": times_us, "event": times_us}, meta)
 
     def recording(self, row: int) -> Recording:
         """The recording of ``plans[row]``."""
@@ -343,7 +302,7 @@ def write_see(config: Eyes, root: str | Path, seed: int) -> None:
     try:
         for name, plan, recording in _named_recordings(config, seed):
             for kind, images in (("frame", recording.frames), ("event", _accumulated(recording, config.clip.fps))):
-                folder = root / kind / plan.expression / name
+                folder = root / kind / plan.label / name
                 folder.mkdir(parents=True)
                 for number, image in enumerate(images):
                     # OpenCV writes blue first.
@@ -351,7 +310,7 @@ def write_see(config: Eyes, root: str | Path, seed: int) -> None:
                     (folder / f"{number:05d}.jpg").write_bytes(content.tobytes())
             subset = "testing" if plan.split == "test" else "training"
             segment = [0, config.length]
-            database[name] = {"subset": subset, "annotations": {"label": plan.expression, "segment": segment}}
+            database[name] = {"subset": subset, "annotations": {"label": plan.label, "segment": segment}}
             truth[name] = recording.truth
         annotations = {"labels": list(CLASSES), "synthetic": True, "database": database}
         (root / "emotion.json").write_text(json.dumps(annotations))
@@ -369,9 +328,9 @@ def _named_recordings(config: Eyes, seed: int) -> Iterator[tuple[str, Plan, Reco
             person = (
                 f"{('man', 'woman')[rng.integers(2)]}_{rng.integers(18, 61)}_{('Bachelor', 'Master')[rng.integers(2)]}"
             )
-            key = (plan.subject, plan.light, plan.expression)
+            key = (plan.subject, plan.light, plan.label)
             take = takes[key] = takes.get(key, -1) + 1
-            name = f"{plan.number + 1}_{plan.subject + 1:03d}_{person}_{plan.light}_{plan.expression}"
+            name = f"{plan.number + 1}_{plan.subject + 1:03d}_{person}_{plan.light}_{plan.label}"
             yield f"{name}_{config.length}_take{take:03d}", plan, record(config, plan)
 
 

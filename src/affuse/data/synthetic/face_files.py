@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from affuse.data.synthetic.faces import CLASSES, SPLITS, Faces, Plan, draw_frames, plans, scene_of, truth_of
+from affuse.data.synthetic.faces import CLASSES, Faces, Plan, draw_frames, plans, scene_of, truth_of
+from affuse.data.synthetic.plans import SPLITS
 from affuse.signals.frame_sampling import uniform
 from affuse.types import AffuseError
 

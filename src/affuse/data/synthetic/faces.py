@@ -12,7 +12,7 @@ Facial Expressions in the Wild", ACM MM 2020). Results on this world are synthet
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,12 +24,11 @@ from affuse.data.synthetic.face_camera import CONDITIONS, Condition, Take, draw_
 from affuse.data.synthetic.face_motion import ACTION_UNITS, EXPRESSIONS, Motion, draw_motion
 from affuse.data.synthetic.face_people import Person, draw_person
 from affuse.data.synthetic.face_renderer import render
+from affuse.data.synthetic.plans import SPLITS, Split, facts_of
 from affuse.signals.face_input import FaceInput, face_inputs
 from affuse.types import AffuseError, Sample, Task
 
 CLASSES = tuple(EXPRESSIONS)
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
 DFEW_TRAIN = (1956, 1515, 2135, 1738, 1175, 116, 721)  # clips a class of fold 1, in the order of CLASSES
 DFEW_TEST = (489, 379, 534, 435, 294, 29, 181)
 
@@ -101,20 +100,12 @@ class Faces:
         """People of their own in every split; classes as rare as in DFEW."""
         world = self.world_seed if self.world_seed is not None else seed
         sources = {split: FaceWorldClips(self, split, world) for split in SPLITS}
-        facts: dict[str, Any] = {
-            "name": "synthetic faces",
-            "split": "by subject: every split has people of its own",
+        facts = {
+            **facts_of("synthetic faces", sources, world),
             "class_shares": "as in DFEW's fold 1" if self.shares == "dfew" else "equal",
             "least_test_per_class": self.least_test_per_class,
-            "class_counts": {
-                split: dict(zip(CLASSES, class_counts(self, split), strict=True)) for split in SPLITS
-            },
-            "counts": {split: len(source) for split, source in sources.items()},
-            "subjects": {split: len({plan.subject for plan in source.plans}) for split, source in sources.items()},
-            "subjects_shared": [],
-            "bad": 0,
-            "world_seed": world,
-        }  # fmt: skip
+            "class_counts": {split: dict(zip(CLASSES, class_counts(self, split), strict=True)) for split in SPLITS},
+        }
         task = Task("classification", CLASSES)
         return Splits(task, sources["train"], sources["validation"], sources["test"], True, facts)
 

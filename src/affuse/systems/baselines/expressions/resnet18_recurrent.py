@@ -38,6 +38,7 @@ class ResNet18RecurrentConfig:
     Args:
         encoder: ``small``, or a convolutional model of timm.
         pretrained: start from timm's published weights.
+        widths: channels of the four stages of the ResNet (`ImageEncoder`); None: its own.
         hidden: width of the recurrent network.
         layers: of it.
         readout: ``last``, its state after the last frame with a face; ``mean``, over all of them.
@@ -47,6 +48,7 @@ class ResNet18RecurrentConfig:
 
     encoder: str = "resnet18"
     pretrained: bool = False
+    widths: tuple[int, int, int, int] | None = None
     hidden: int = 512
     layers: int = 1
     readout: Literal["last", "mean"] = "last"
@@ -60,7 +62,7 @@ class ResNet18Recurrent(ExpressionBaseline):
     `Output.weights` has ``time`` (b, t) where the readout is the mean.
 
     Raises:
-        AffuseError: the encoder cannot be had.
+        AffuseError: the encoder cannot be had, or not in these widths.
     """
 
     Config: ClassVar[type] = ResNet18RecurrentConfig
@@ -70,7 +72,7 @@ class ResNet18Recurrent(ExpressionBaseline):
     def __init__(self, config: ResNet18RecurrentConfig, task: Task) -> None:
         super().__init__(task, config.hidden, config.dropout, config.loss)
         self.config = config
-        self.encoder = ImageEncoder(config.encoder, 3, config.pretrained)
+        self.encoder = ImageEncoder(config.encoder, 3, config.pretrained, widths=config.widths)
         between = config.dropout if config.layers > 1 else 0.0
         self.recurrent = self.cell(self.encoder.width, config.hidden, config.layers, batch_first=True, dropout=between)
 
