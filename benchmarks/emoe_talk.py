@@ -10,18 +10,15 @@ synthetic.
 
 import argparse
 import json
-import statistics
-import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
-import yaml
+from repeated_runs import described, repeated_runs
 
-from affuse.fit import fit
-from affuse.recipe import load_recipe
-
-ROOT = Path(__file__).parents[1]
-SETTINGS = {
+HERE = Path(__file__).parent
+SOURCE = HERE.parent / "recipes" / "emoe" / "talk.yaml"
+ROWS = {
     "EMOE": [],
     "without similarity": ["--system.similarity", "false"],
     "without entropy": ["--system.router_entropy", "false"],
@@ -33,41 +30,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "emoe_talk.json")
+    parser.add_argument("--out", type=Path, default=HERE / "emoe_talk.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    source = ROOT / "recipes" / "emoe" / "talk.yaml"
-    settings = yaml.safe_load(source.read_text())
-    before = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    rows: list[dict] = before["rows"] if before.get("recipe") == settings else []
-    for seed in arguments.seeds:
-        splits = None
-        for name, changes in SETTINGS.items():
-            if any(row["seed"] == seed and row["system"] == name for row in rows):
-                continue
-            recipe = load_recipe(source, ["--training.seed", str(seed), *changes])
-            splits = splits or recipe.data.splits(seed)
-            with tempfile.TemporaryDirectory() as folder:
-                run = fit(recipe, Path(folder) / "run", progress=False, splits=splits)
-                metrics = json.loads((run / "metrics.json").read_text())
-            figures = {
-                "mae": metrics["mae"]["value"],
-                "router_on_informative": metrics["router_on_informative"]["value"],
-            }
-            rows.append({"seed": seed, "system": name, **figures})
-            print(seed, name, figures, flush=True)
-            arguments.out.write_text(json.dumps({"synthetic": True, "recipe": settings, "rows": rows}) + "\n")
+    seeds = {f"seed {seed}": ["--training.seed", str(seed)] for seed in arguments.seeds}
+    results = repeated_runs(SOURCE, ROWS, seeds, arguments.out, figures)
     print("\n| synthetic talk | largest weight on the modality that tells, % | MAE |\n|---|---|---|")
-    for name in SETTINGS:
-        of_name = [row for row in rows if row["system"] == name]
-        if of_name:
-            hits = described([100 * row["router_on_informative"] for row in of_name], 1)
-            print(f"| {name} | {hits} | {described([row['mae'] for row in of_name], 3)} |")
+    for name in ROWS:
+        found = [result for result in results if result["row"] == name]
+        hits = described([100 * result["router_on_informative"] for result in found])
+        print(f"| {name} | {hits} | {described([result['mae'] for result in found], 3)} |")
 
 
-def described(values: list[float], digits: int) -> str:
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.{digits}f} ± {spread:.{digits}f}"
+def figures(run: Path) -> dict[str, Any]:
+    """The mean error, and how often the router's largest weight lies on the modality that tells."""
+    metrics = json.loads((run / "metrics.json").read_text())
+    return {name: metrics[name]["value"] for name in ("mae", "router_on_informative")}
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, default=ROOT / "benchmarks" / "mco_e_eyes.json")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "mco_e_eyes.png")
     arguments = parser.parse_args()
-    rows = json.loads(arguments.rows.read_text())["rows"]
+    rows = json.loads(arguments.rows.read_text())["results"]
     figure = plt.figure(figsize=(11, 3.4), dpi=120)
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.25))
     draw_examples(left.subplots(2, len(LIGHTS), gridspec_kw={"hspace": 0, "wspace": 0.1}))
@@ -57,14 +57,14 @@ def draw_examples(axes: Any) -> None:
 def draw_accuracy(axis: Any, rows: list[dict[str, Any]]) -> None:
     """WAR by light: mean over seeds, and each seed as a dot."""
     for number, (system, colour) in enumerate(COLOURS.items()):
-        of_system = [row["metrics"]["per_condition"] for row in rows if row["system"] == system]
+        of_system = [row["by_light"] for row in rows if row["row"] == system]
         for place, light in enumerate(LIGHTS):
-            values = [100 * metrics[light]["value"] for metrics in of_system]
+            values = [100 * by_light[light] for by_light in of_system]
             x = place + (number - 1) * 0.27
             label = {"rgb only": "RGB only", "event only": "events only", "fused": "MCO-E Net, both"}[system]
             axis.bar(x, statistics.mean(values), 0.25, color=colour, label=label if place == 0 else None)
             axis.plot(np.full(len(values), x), values, ".", color="black", markersize=3)
-    seeds = len({row["seed"] for row in rows})
+    seeds = len({row["time"] for row in rows})
     axis.set_xticks(range(len(LIGHTS)), LIGHTS)
     axis.set(ylim=(30, 100), ylabel="WAR, %")
     axis.set_title(f"synthetic eye world, unseen subjects, {seeds} seeds", fontsize=9)
