@@ -56,7 +56,8 @@ class Eyes:
         head_motion: of the head's sway, half image widths.
         threshold, threshold_mismatch: contrast threshold of the event camera, natural log units.
         leak_rate_hz: leak noise of the event camera.
-        dark_level: dark current of the event camera, as intensity.
+        dark_level: dark current of the event camera, as intensity. Where normal light is 500 lux, 0.0002 is the 0.1 lux down to
+            which the DVS sees (Lichtsteiner, Posch, Delbrück, IEEE Journal of Solid-State Circuits 2008).
         camera: the frame camera.
         world_seed: draws the people and recordings; by default the run's seed.
         processes: with more than one, a split is rendered as a whole at its first use, by that many processes.
@@ -80,7 +81,7 @@ class Eyes:
     threshold: float = 0.25
     threshold_mismatch: float = 0.03
     leak_rate_hz: float = 0.1
-    dark_level: float = 0.001
+    dark_level: float = 0.0002
     camera: FrameCamera = field(default_factory=FrameCamera)
     world_seed: int | None = None
     processes: int = 1

@@ -22,7 +22,7 @@ class Light:
         level: range of its strength, drawn log-uniformly; 1 is what the camera is exposed for.
         contrast: range of the ratio between its bright and its dim side, log-uniformly.
         pupil: radius of the pupil as a share of the iris.
-        event_noise_hz: shot noise of the event camera in it, events a second of a pixel.
+        event_noise_hz: shot noise of the event camera in it, events a second of a pixel; more where there is less light.
         long_exposure: the frame camera then exposes for the whole frame time, and motion blurs.
     """
 
@@ -36,7 +36,7 @@ class Light:
 LIGHTS: dict[str, Light] = {
     "normal": Light((0.8, 1.2), (1.0, 1.8), 0.42, 2.0),
     "Overexposed": Light((8.0, 20.0), (1.0, 1.8), 0.32, 2.0),
-    "Low": Light((0.004, 0.009), (1.0, 1.8), 0.6, 1.0, True),
+    "Low": Light((0.004, 0.009), (1.0, 1.8), 0.6, 3.0, True),
     "HDR": Light((0.5, 1.0), (15.0, 60.0), 0.42, 3.0),
 }
 
