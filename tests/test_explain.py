@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.nn import functional
 
 from affuse import AffuseError, Batch, Output, Sample, System, Task, explain
 
@@ -78,6 +79,24 @@ def test_target_chooses_whose_evidence_is_shown() -> None:
     each = explain.grad_cam(system, batch, "rgb", target=torch.tensor([1, 2]))
     assert each[0, 0, 1, 14] == 1 and each[1, 0, 14, 1] == 1
     assert explain.grad_cam(system, batch, "rgb", target=0).max() == 0, "no evidence, no heat"
+
+
+class Halves(Corner):
+    """Class a has evidence where the left half is bright; what is bright on the right speaks against it."""
+
+    def forward(self, batch: Batch) -> Output:
+        images = batch.inputs["rgb"]
+        maps = self.encoders["rgb"](images.flatten(0, 1)).unflatten(0, images.shape[:2])  # b t d h' w'
+        sign = torch.tensor([1.0, 1.0, -1.0, -1.0])
+        logits = functional.pad((maps * sign).sum((1, 2, 3, 4))[:, None], (0, 2))
+        return Output(logits, batch.present.any(1), {"modality": batch.present.float()})
+
+
+def test_a_place_weighs_by_its_own_gradient_where_the_map_is_read_place_by_place() -> None:
+    """Grad-CAM's mean over the frame is 0 here, and shows nothing."""
+    batch = Batch.collate([Sample({"rgb": bright(0, 0, 0) + bright(0, 8, 12)})], Corner.modalities)
+    heat = explain.grad_cam(Halves(), batch, "rgb", target=0)[0, 0]
+    assert heat[1, 1] == 1 and heat[:, 8:].max() == 0
 
 
 def test_absent_modality_has_no_heat_and_moves_no_other_row() -> None:

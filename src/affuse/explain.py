@@ -1,9 +1,15 @@
-"""Grad-CAM: where in a frame the answer was read; and features in the plane.
+"""Grad-CAM, place by place: where in a frame the answer was read; and features in the plane.
 
-Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, ICCV 2017, equations 1
-and 2. A system takes part by ``spatial_layer(modality)``: the module whose output, (rows x t, d, h', w') for the rows that
-have this modality, is the last one with a spatial layout. A system that passes lost frames (NaN) and padding by gives the maps
-of the others alone, in the same order.
+Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization, ICCV 2017, equations 1 and
+2, but that a place weighs by its own gradient and not by the mean over its frame: HiResCAM (Draelos and Carin, Use HiResCAM
+instead of Grad-CAM for faithful explanations of convolutional neural networks, 2020, arXiv 2011.08891). The two are the same
+where a network averages its last map. Where it reads the map place by place (`frame_grid` above 1) or weighs places by
+attention, the mean mixes places that speak for an answer with others that speak against it, and the heat stands at the
+wrong moment: benchmarks/fer_heat.py measures it.
+
+A system takes part by ``spatial_layer(modality)``: the module whose output, (rows x t, d, h', w') for the rows that have this
+modality, is the last one with a spatial layout. A system that passes lost frames (NaN) and padding by gives the maps of the
+others alone, in the same order.
 """
 
 from __future__ import annotations
@@ -79,8 +85,7 @@ def grad_cam(
         gradient = torch.autograd.grad(score, seen[0], allow_unused=True)[0] if score.requires_grad else None
     if gradient is None:
         return heat
-    importance = gradient.mean((2, 3), keepdim=True)  # n d 1 1, equation 1
-    small = (importance * seen[0].detach()).sum(1, keepdim=True).relu()  # n 1 h' w', equation 2
+    small = (gradient * seen[0].detach()).sum(1, keepdim=True).relu()  # n 1 h' w'
     large = functional.interpolate(small, (h, w), mode="bilinear", align_corners=False)
     maps = torch.zeros(*there.shape, h, w, device=large.device)
     maps[there] = large[:, 0].float()
