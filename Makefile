@@ -16,7 +16,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt setup.py $(wildcard src/affus
 
 demo: install
 	@rm -rf $(DEMO)
-	$(BIN)/affuse fit recipes/mco_e/eyes.yaml --out $(DEMO)
+	$(BIN)/affuse fit recipes/mco_e/eyes.yaml --training.epochs 15 --out $(DEMO)
 
 lint: install
 	$(BIN)/ruff check .

@@ -2,10 +2,10 @@
 
     python benchmarks/mco_e_eyes.py [--seeds 16 17 18 19 20] [--only ROW ...] [--out benchmarks/mco_e_eyes.json]
 
-Each seed draws its own world, subjects and weights; the three systems of a seed see the same world. The epoch is chosen
-on validation subjects, the figures are of test subjects. It is the demo's recipe. The world's lights and the recipe were
-settled while looking at seeds 0 to 4, and seeds 11 to 15 were measured before its last change, so none of these is among them.
-Rows that --out already holds for the same recipe are not measured again. All figures are synthetic.
+Each seed draws its own world, subjects and weights; the three systems of a seed see the same world. The epoch is chosen on
+validation subjects, the figures are of test subjects. It is the demo's recipe (the demo stops at 15 epochs). The world's lights
+and the recipe were settled while looking at seeds 0 to 4, and seeds 11 to 15 were measured before its last change, so none of
+these is among them. Rows that --out already holds for the same recipe are not measured again. All figures are synthetic.
 """
 
 import argparse
