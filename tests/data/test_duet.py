@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affuse.data.synthetic.duet import DOMINANT, SPLITS, WEAK, Duet, Duets
+from affuse.data.synthetic.duet import DOMINANT, WEAK, Duet, Duets
+from affuse.data.synthetic.plans import SPLITS
 from affuse.types import AffuseError, Batch
 
 SMALL = Duet(

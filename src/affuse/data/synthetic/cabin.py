@@ -103,15 +103,9 @@ class Cabin:
         """People of their own in every split; actions and lights in equal shares."""
         world = self.world_seed if self.world_seed is not None else seed
         sources = {split: CabinClips(self, split, world) for split in SPLITS}
+        facts = facts_of("synthetic cabin", sources, world)
         task = Task("classification", self.actions)
-        return Splits(
-            task,
-            sources["train"],
-            sources["validation"],
-            sources["test"],
-            True,
-            facts_of("synthetic cabin", sources, world),
-        )
+        return Splits(task, sources["train"], sources["validation"], sources["test"], True, facts)
 
 
 def plans(config: Cabin, split: Split, world: int) -> list[Plan]:

@@ -17,7 +17,7 @@ Results on it are synthetic, and are called so.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +26,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from affuse.data.splits import Splits
+from affuse.data.synthetic.plans import SPLITS
 from affuse.types import AffuseError, Sample, Task
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
 DOMINANT, WEAK = "audio", "visual"
 STEP_US = 100_000
 

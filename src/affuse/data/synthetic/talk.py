@@ -12,7 +12,7 @@ Results on it are synthetic, and are called so.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from affuse.data.splits import Splits
+from affuse.data.synthetic.plans import SPLITS
 from affuse.types import AffuseError, Sample, Task
 
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
 CLASSES = ("negative", "positive")
 STRONGEST = 3.0  # sentiment runs from -3 to 3, as in CMU-MOSI
 MEANINGLESS = 4  # directions of a modality along which episodes mean nothing
