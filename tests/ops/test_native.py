@@ -292,3 +292,43 @@ def test_gradients_flow_through_a_compiled_scan() -> None:
 def test_importing_loads_no_native_code() -> None:
     seen = "import sys, affuse.ops.selective_scan; sys.exit('affuse.ops.native._native' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", seen], env=os.environ).returncode == 0
+
+
+@needs_native
+@pytest.mark.parametrize("team", ["of PyTorch", "of our own"])
+def test_two_threads_give_what_one_does_whoever_lends_them(team: str) -> None:
+    inputs = operands(2, ENOUGH_BACKWARD // (2 * 48 * 16) + 1, 48, 16)
+    before = torch.get_num_threads()
+    use_team = native.function("affuse_use_team", "p")
+    try:
+        if team == "of our own":
+            use_team(None)
+        torch.set_num_threads(1)
+        alone = values_and_gradients(inputs, "native")
+        torch.set_num_threads(2)
+        together = values_and_gradients(inputs, "native")
+    finally:
+        torch.set_num_threads(before)
+        use_team(native.team_of_pytorch())
+    for name, one, two in zip(NAMES, alone, together, strict=True):
+        torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-5, msg=lambda why, name=name: f"{name}: {why}")
+
+
+@needs_native
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_process_does_not_wait_for_the_threads_of_its_parent() -> None:
+    code = """
+import os, signal, torch
+from affuse.ops.selective_scan import selective_scan
+torch.set_num_threads(2)
+x = torch.rand(2, 700, 48)
+inputs = x, x, -torch.rand(48, 16), torch.rand(2, 700, 16), torch.rand(2, 700, 16)
+truth = selective_scan(*inputs, form="native")[0].tolist()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    os._exit(0 if selective_scan(*inputs, form="native")[0].tolist() == truth else 3)
+print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "child 0", done.stderr

@@ -253,6 +253,41 @@ def test_long_rows_of_events_are_read_as_a_plain_loop_reads_them(encoding, rare,
             read_events(file)
 
 
+@pytest.mark.parametrize("width", ["avx512", "avx2", "plain", "numpy"])
+@pytest.mark.parametrize("rare", [0, 0.002, 0.1], ids=["sound", "rarely bad", "often bad"])
+def test_long_rows_of_words_of_evt3_are_read_as_a_plain_loop_reads_them(rare, width, tmp_path, monkeypatch):
+    if width != "numpy" and not native_is_built()[0]:
+        pytest.skip("the native code is not built here")
+    monkeypatch.setenv("AFFUSE_EVENTS", "blocked" if width == "numpy" else "native")
+    monkeypatch.setenv("AFFUSE_VECTORS", width)
+    rng = np.random.default_rng(int(1000 * rare))
+    words, t = [8 << 12 | 4095, 6 << 12, 0], 4095 << 12  # the upper counter overflows at its first step
+    for kind in rng.choice([0, 2, 6, 3, 7], 20_000, p=[0.3, 0.55, 0.12, 0.02, 0.01]).tolist():
+        wrong = rng.random() < rare
+        if kind == 0:
+            words.append(int(rng.integers(480, 2048) if wrong else rng.integers(0, 480)))
+        elif kind == 2:
+            column = int(rng.integers(640, 2048) if wrong else rng.integers(0, 640))
+            words.append(2 << 12 | int(rng.integers(0, 2)) << 11 | column)
+        elif kind == 6:
+            upper, t = t >> 12, t + int(rng.integers(0, 200))
+            if t >> 12 != upper:
+                words.append(8 << 12 | t >> 12 & 0xFFF)
+            words.append(6 << 12 | (max(0, (t & 0xFFF) - 300) if wrong else t & 0xFFF))
+        elif kind == 3:
+            words += [3 << 12 | int(rng.integers(0, 600)), 4 << 12 | int(rng.integers(0, 4096))]
+        else:
+            words.append((1 if wrong else 7) << 12)
+    found, lost, _ = loop_evt3(words)
+    kept, bad = sound(found)
+    file = written(tmp_path, "evt3", words)
+    events = read_events(file, errors="drop")
+    assert rows(events) == kept
+    assert (events.dropped, events.dropped > 0) == (bad + lost, rare > 0)
+    assert rows(*stream_events(file, errors="drop", chunk_events=999)) == kept
+    assert len(kept) > 9_000
+
+
 def test_the_first_bad_event_is_named(form, tmp_path):
     file = written(
         tmp_path, "evt2", [8 << 28 | 5, 1 << 28 | 3 << 22, 2 << 22 | 7 << 11 | 9, 1 << 28 | 3 << 22 | 640 << 11]

@@ -24,8 +24,8 @@ that one wheel runs everywhere. `instructions` says which one is used; ``AFFUSE_
 narrower one, for tests and measurements.
 
 **Threads.** `threads` gives PyTorch's number of threads (``torch.set_num_threads``, ``OMP_NUM_THREADS``) where there is
-enough to do, else one. They are plain threads made for one call (``parallel`` in ``native.h``): they never spin, so a busy
-neighbour does not slow them, and processes may fork.
+enough to do, else one. They are PyTorch's own where its OpenMP runtime is GNU's, as in its wheels for Linux; elsewhere, and in
+forked processes, plain threads made for one call (``parallel`` in ``native.h``).
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ def _library() -> tuple[ctypes.CDLL | None, str]:
     except (ImportError, OSError) as error:
         return None, f"the native extension is not built ({error}): install a C++ compiler, then reinstall affuse"
     library.affuse_instructions.restype = ctypes.c_char_p
+    library.affuse_use_team.argtypes = [ctypes.c_void_p]
+    library.affuse_use_team(team_of_pytorch())
     return library, f"the native extension is built; it uses {library.affuse_instructions().decode()} instructions here"
 
 
@@ -71,6 +73,14 @@ def instructions() -> str:
     if library is None:
         raise AffuseError(why)
     return library.affuse_instructions().decode()
+
+
+def team_of_pytorch() -> ctypes.c_void_p | None:
+    """How PyTorch's OpenMP runtime starts threads, where it is GNU's and the system's loader shows it; else None."""
+    try:
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p)
+    except (AttributeError, OSError, TypeError):
+        return None
 
 
 @functools.cache

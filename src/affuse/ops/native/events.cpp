@@ -62,6 +62,7 @@ inline bool any_events(const Columns& events, int64_t coordinate_bytes, const Ea
 // of 64 bits: the sum of polarities above, the sum of shares below. An event is one addition at one place in memory, and
 // exact; sorted events need the sums of one gap between bins at a time, which stay in the cache.
 constexpr int64_t BLOCK = 512;                 // events whose places and addends are found at once, by vector instructions
+constexpr int64_t LINE = 64;                   // events whose polarities fill a line of the cache
 constexpr int64_t LONGEST = int64_t{1} << 30;  // window, microseconds: 2^15 events and more fit between two flushes
 
 struct Gap {  // what places the events between two bins
@@ -123,10 +124,26 @@ AFFUSE_INLINE void flush_gap(int64_t* __restrict sums, float* __restrict left, f
   }
 }
 
+// Asks for the LINE events one block after the i-th. The events come from memory, which is idle while sums are added to, and a
+// processor's own look-ahead ends with a page: that is, with a block of times.
+template <class Coordinate>
+AFFUSE_INLINE void fetch_ahead(const int64_t* t_us, const Coordinate* x, const Coordinate* y, const int8_t* p) {
+#if defined(__GNUC__)
+  constexpr int64_t bytes = 64;
+  const auto fetch = [](const void* from, int64_t size) {
+    for (int64_t at = 0; at < size; at += bytes) __builtin_prefetch(static_cast<const char*>(from) + at);
+  };
+  fetch(t_us, LINE * 8), fetch(x, LINE * static_cast<int64_t>(sizeof *x)), fetch(y, LINE * static_cast<int64_t>(sizeof *y));
+  fetch(p, LINE);
+#endif
+}
+
 // As affuse_voxels.
 template <class Coordinate>
 AFFUSE_INLINE int64_t sorted_voxels(const int64_t* t_us, const Columns& events, float* grid, int64_t* sums, int64_t bins,
                                     int64_t start, int64_t stop) {
+  const Coordinate* x = static_cast<const Coordinate*>(events.x);
+  const Coordinate* y = static_cast<const Coordinate*>(events.y);
   const int64_t pixels = events.height * events.width, gaps = std::max<int64_t>(bins - 1, 1), span = stop - start;
   int bits = 0;
   while (span >> bits) ++bits;
@@ -153,8 +170,7 @@ AFFUSE_INLINE int64_t sorted_voxels(const int64_t* t_us, const Columns& events, 
   for (int64_t i = 0, count; i < events.n; i += count) {
     count = std::min(BLOCK, events.n - i);
     const Judged judged =
-        place_block(t_us + i, static_cast<const Coordinate*>(events.x) + i, static_cast<const Coordinate*>(events.y) + i,
-                    events.p + i, count, events, gap, pixel, addend);
+        place_block(t_us + i, x + i, y + i, events.p + i, count, events, gap, pixel, addend);
     if (!judged.fine) return 0;
     if (!judged.in_gap) {
       const auto inside = [&](int64_t t) { return static_cast<uint32_t>(t - start) - gap.first < gap.length; };
@@ -168,7 +184,11 @@ AFFUSE_INLINE int64_t sorted_voxels(const int64_t* t_us, const Columns& events, 
     }
     if (held + count >= int64_t{1} << room) flush();
     held += count;
-    for (int64_t k = 0; k < count; ++k) sums[pixel[k]] += addend[k];
+    for (int64_t k = 0; k < count; k += LINE) {
+      const int64_t ahead = i + k + BLOCK;
+      if (ahead < events.n) fetch_ahead(t_us + ahead, x + ahead, y + ahead, events.p + ahead);
+      for (int64_t e = k, end = std::min(count, k + LINE); e < end; ++e) sums[pixel[e]] += addend[e];
+    }
   }
   flush();
   return 1;

@@ -34,7 +34,7 @@ struct Neuron {
   int64_t surrogate;
 };
 
-constexpr int64_t forward_block = 1024;    // neurons whose potentials are held: 4 KiB
+constexpr int64_t forward_block = 2048;    // neurons whose potentials are held: 8 KiB
 constexpr int64_t backward_holds = 16384;  // potentials (steps x neurons) that are held: 64 KiB
 constexpr int64_t task_elements = 1 << 17; // steps x neurons of one task of a thread
 
@@ -258,7 +258,7 @@ BackwardPart backward_here() {
 // Neurons of one task: whole cache lines, so that no two threads write to the same one.
 int64_t task_width(int64_t steps, int64_t n, int64_t threads) {
   if (threads <= 1) return std::max<int64_t>(n, 1);
-  return std::max<int64_t>(forward_block, task_elements / std::max<int64_t>(steps, 1) / 1024 * 1024);
+  return std::max<int64_t>(forward_block, task_elements / std::max<int64_t>(steps, 1) / forward_block * forward_block);
 }
 
 }  // namespace

@@ -15,9 +15,16 @@
 
 namespace affuse {
 
-// work(i) for every i in [0, tasks), on at most `threads` threads, this one included. Threads are made for the call and
-// joined before it returns: nothing spins while another process wants the core, and forking stays safe. work must not
-// throw. Making a thread takes some 20 microseconds, so callers ask for more than one only where there is far more to do.
+// A team of threads as OpenMP's GNU runtime starts one: GOMP_parallel(task, argument, threads, flags).
+using StartTeam = void (*)(void (*)(void*), void*, unsigned, unsigned);
+
+// PyTorch's own, where its runtime is that one and this process is not a fork of another (whose threads it would wait for);
+// else null.
+StartTeam team();
+
+// work(i) for every i in [0, tasks), on at most `threads` threads, this one included. They are PyTorch's where `team` has them:
+// after an operator of PyTorch they spin for some milliseconds, and threads of our own would have to share the cores with them.
+// Else they are made for the call, which takes some 20 microseconds, and joined before it returns. work must not throw.
 template <class Work>
 void parallel(int64_t tasks, int64_t threads, Work work) {
   if (threads > tasks) threads = tasks;
@@ -29,6 +36,10 @@ void parallel(int64_t tasks, int64_t threads, Work work) {
   auto run = [&] {
     for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) work(i);
   };
+  if (const StartTeam start = team()) {
+    start([](void* all) { (*static_cast<decltype(run)*>(all))(); }, &run, static_cast<unsigned>(threads), 0);
+    return;
+  }
   std::vector<std::thread> others;
   others.reserve(static_cast<size_t>(threads - 1));
   try {
