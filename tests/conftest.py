@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 hook = install_import_hook("affuse", "beartype.beartype")
 import affuse  # noqa: E402, F401  (imported under the hook)
+
+settings.register_profile("here", deadline=None)  # how long a case takes says more of the machine than of the code
+settings.load_profile("here")
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("AFFUSE_DATA", ROOT / ".." / "shared" / "data"))

@@ -69,7 +69,7 @@ def convolutions(draw: st.DrawFn) -> tuple[nn.Conv1d | nn.Conv2d | nn.Conv3d, Te
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")  # PyTorch's, about its speed
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(convolutions())
 def test_accumulates_of_a_convolution_are_those_of_a_loop_over_its_spikes(
     drawn: tuple[nn.Conv1d | nn.Conv2d | nn.Conv3d, Tensor],

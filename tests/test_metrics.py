@@ -93,7 +93,7 @@ def test_a_class_that_does_not_exist_is_an_error() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1)), min_size=1, max_size=80))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_calibration_error_agrees_with_torchmetrics(pairs: list[tuple[int, int]]) -> None:
     # Kept off the edges of the bins, where float32 and float64 may differ.
     confidence = np.array([0.5 + 0.4999 * (p / 1000) + 3e-5 for p, _ in pairs])
@@ -155,7 +155,7 @@ def test_one_cluster_has_no_interval() -> None:
 
 
 @given(labels)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_metrics_are_averaged_over_crops(pairs: list[tuple[int, int]]) -> None:
     records = [record(i // 2, t, p, crop=i % 2) for i, (t, p) in enumerate(pairs)]
     result = metrics.summarise(records, TASK, ("rgb", "event"))
@@ -257,7 +257,6 @@ def told(i: int, target: float | None, value: float | None, **more: object) -> d
 
 
 @given(answers)
-@settings(deadline=None)
 def test_regression_metrics_are_the_fields_to_the_last_digit(pairs: list[tuple[float, float]]) -> None:
     target, value = np.array(pairs).T.copy()
     expected = field_scores(target, value)
@@ -281,7 +280,6 @@ def test_zero_is_a_positive_truth_with_has0_and_none_with_non0() -> None:
 
 
 @given(st.lists(st.tuples(fifths, st.none() | tenths), min_size=1, max_size=40))
-@settings(deadline=None)
 def test_an_unanswered_value_is_wrong_in_accuracies_and_left_out_of_errors(
     pairs: list[tuple[float, float | None]],
 ) -> None:

@@ -169,7 +169,7 @@ def test_more_modalities_than_colours_differ_by_their_dashes() -> None:
     assert len({(curve.colour, str(curve.dash)) for curve in curves}) == 6
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.text(min_size=1).filter(lambda name: name.strip("/")), st.sampled_from(["", "/war", "/loss"]))
 def test_a_name_is_found_again_between_start_and_end(name: str, end: str) -> None:
     history = [{f"validation/unimodal/{name}{end}": 1.0, "validation/unimodal/": 1.0, "epoch": 0}]

@@ -123,7 +123,7 @@ def trained(out: Path, *arguments: Any, **training: object) -> dict[str, Any]:
 COUNTS = st.lists(st.integers(0, 50), min_size=2, max_size=6).filter(any)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(COUNTS, st.integers(0, 5), st.randoms(use_true_random=False))
 def test_a_class_is_drawn_as_often_as_the_rule_says(counts: list[int], unknown: int, random: Any) -> None:
     listed = [c for c, n in enumerate(counts) for _ in range(n)] + [-1] * unknown

@@ -55,7 +55,9 @@ def figures(
         alike += " Marks: the same of each sensor alone, over the samples that have it."
     right = "Share of the test samples that have the sensor: who was right, the sensor alone or all together."
     condition = "Percent right, each sensor alone over the samples that have it; darker is more, framed the best."
-    looked = "Share of each frame in the attention of the class token, in percent; darker is more. A sample a row."
+    looked = (
+        "Share of each frame in the attention (over tokens, or over time), in percent; darker is more. A sample a row."
+    )
     return [
         (LOOK_ALIKES, alike, _look_alikes(records, metrics.get("confusion"), alone, classes)),
         (RIGHT, right, _right(records, alone)),

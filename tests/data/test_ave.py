@@ -131,7 +131,7 @@ def test_a_wrong_row_is_an_error_with_its_line(tmp_path: Path, line: str, named:
         read_rows(tmp_path / "rows.txt")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_rows_or_one_error(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any.txt"

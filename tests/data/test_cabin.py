@@ -155,7 +155,7 @@ def test_the_belt_ends_in_the_buckle_when_fastened_and_leaves_it_when_unfastened
         assert np.allclose(opened[0], still[0]) and not np.allclose(opened[-1], still[0])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     action=st.sampled_from(tuple(ACTIONS)),
     light=st.sampled_from(tuple(LIGHTS)),

@@ -141,14 +141,14 @@ def test_a_folder_of_frames_stands_in_for_the_video(tmp_path: Path) -> None:
     assert video.mean((1, 2, 3)).tolist() == pytest.approx([0.0, 60 / 255, 120 / 255], abs=0.01)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 60), st.integers(1, 8), st.sampled_from(["spread", "random", "first"]), st.booleans())
 def test_places_are_in_order_and_within(available: int, count: int, pick: str, training: bool) -> None:
     found = places(available, FrameSpec(count=count, pick=pick), training)  # type: ignore[arg-type]
     assert len(found) == count and found == sorted(found) and found[0] >= 0 and found[-1] < available
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 2**31))
 def test_a_crop_of_any_picture_gives_the_asked_size(height: int, width: int, seed: int) -> None:
     torch.manual_seed(seed)

@@ -172,7 +172,7 @@ def test_the_number_of_pairs_is_a_setting_and_digits_are_even(root: Path) -> Non
         EventAudioDigits(str(root), test_pairs=7)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(0, 9), max_size=30), st.lists(st.integers(0, 9), max_size=30), st.integers(0, 5))
 def test_pairs_are_of_one_digit_and_use_every_recording(heard: list[int], seen: list[int], seed: int) -> None:
     heard, seen = [*heard, *range(10)], [*seen, *range(10)]
@@ -191,7 +191,7 @@ def test_silence_is_all_zeros_however_long(form: str, augment: bool, length: int
     assert tensor.shape[0] == 3 and tensor.shape[1] % 4 == 0 and not tensor.any()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 5000), st.floats(1e-3, 1.0), st.integers(1, 6), st.sampled_from(["log_mel", "stft", "cochlea"]))
 def test_any_sound_gives_finite_numbers_in_the_shape_of_every_other(
     length: int, level: float, steps: int, form: str

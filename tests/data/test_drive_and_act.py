@@ -106,7 +106,7 @@ def test_a_view_that_calls_a_chunk_otherwise_is_not_believed() -> None:
     assert pairing.conflicts == {"rgb": (), "depth": (paired.key,)} and pairing.lacking["depth"] == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sets(st.integers(0, 12)), min_size=1, max_size=4), st.randoms(use_true_random=False))
 def test_every_row_of_every_view_stands_in_exactly_one_pair(views: list[set[int]], random: object) -> None:
     rows = {f"view{i}": [chunk(n, start=100 * i + n) for n in sorted(numbers)] for i, numbers in enumerate(views)}

@@ -64,7 +64,7 @@ def test_no_subject_stands_in_two_splits() -> None:
     assert not people[0] & people[1] and not people[0] & people[2] and not people[1] & people[2]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     steps=st.integers(4, 9),
     burst=st.integers(1, 3),

@@ -40,7 +40,7 @@ def draw_sample(rng: np.random.Generator, i: int, present: set[str], timed: bool
 SAMPLES = st.tuples(st.sets(st.sampled_from(sorted(WIDTHS))), st.booleans(), st.booleans())
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(
     drawn=st.lists(SAMPLES, min_size=3, max_size=9),
     seed=st.integers(0, 10**6),

@@ -47,13 +47,13 @@ def written(folder: Path, value: Any, protocol: int) -> Path:
     return path
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(value=PLAIN, protocol=st.integers(2, 5))
 def test_plain_values_come_back_as_they_were(tmp_path: Path, value: Any, protocol: int) -> None:
     assert load_numpy_pickle(written(tmp_path, value, protocol)) == value
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @given(array=ARRAYS, protocol=st.integers(2, 5), fortran=st.booleans())
 def test_arrays_come_back_bit_for_bit(tmp_path: Path, array: Any, protocol: int, fortran: bool) -> None:
     array = np.asfortranarray(array) if fortran and array.ndim else array

@@ -30,7 +30,7 @@ def spans(windows):
     return [(window[0].time_us, window[-1].time_us) for window in windows]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     there=st.lists(st.booleans(), min_size=1, max_size=120),
     fps=st.sampled_from([5.0, 12.5, 30.0]),

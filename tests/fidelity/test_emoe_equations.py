@@ -108,7 +108,7 @@ def test_importance_follows_equation_five() -> None:
     assert inverse[1].tolist() == pytest.approx([(1 / 4.1) / (1 / 4.1 + 1 / 3.1), 0, (1 / 3.1) / (1 / 4.1 + 1 / 3.1)])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     errors=st.lists(
         st.floats(0, 1e6, width=32, allow_subnormal=True) | st.just(0.0), min_size=2, max_size=4

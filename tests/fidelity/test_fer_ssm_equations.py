@@ -137,7 +137,7 @@ def test_temporal_attention_is_multi_head_self_attention() -> None:
 
 
 @given(st.integers(0, 1000), st.sampled_from([None, 1.0, 3.0, 50.0]))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_the_running_mean_arrives_at_the_weighted_mean_of_the_clip(seed: int, memory: float | None) -> None:
     x, score = drawn(2, 9, 4, seed=seed), drawn(2, 9, seed=seed + 1).exp()
     score[drawn(2, 9, seed=seed + 2) > 0.3] = 0.0

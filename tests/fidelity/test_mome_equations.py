@@ -49,7 +49,7 @@ def trained(**changes: Any) -> tuple[MoME, dict[str, Tensor]]:
     return model, model.loss(model(batch), batch)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(1, 4), st.floats(0.1, 5.0))
 def test_weights_are_a_softmax_over_the_largest_that_are_there(seed: int, top_k: int, temperature: float) -> None:
     scores = drawn(6, 4, seed=seed)
@@ -65,7 +65,7 @@ def test_weights_are_a_softmax_over_the_largest_that_are_there(seed: int, top_k:
         assert torch.allclose(found[row], expected, atol=1e-6)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.floats(0.0, 0.99))
 def test_hiding_at_random_invents_no_camera_and_leaves_one(seed: int, probability: float) -> None:
     torch.manual_seed(seed)

@@ -99,7 +99,7 @@ def test_unimodal_outputs_of_concatenation_sum_to_the_fused_output() -> None:
 
 
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 2**16))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_attention_follows_equations_five_to_seven_and_sums_to_one(t: int, inner: int, seed: int) -> None:
     torch.manual_seed(seed)
     attention = TemporalAttention(4, inner)
@@ -139,7 +139,7 @@ def test_without_attention_every_step_weighs_alike() -> None:
 
 
 @given(st.integers(1, 5), st.floats(0, 1), st.floats(-2, 2), st.integers(0, 2**16))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_attention_guided_loss_follows_equations_eight_and_nine(t: int, lam: float, phi: float, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     steps = 2 * torch.randn(4, t, 3, generator=generator)
@@ -176,7 +176,7 @@ def test_of_several_modalities_each_is_held_against_the_mean_of_the_others() -> 
 
 @given(st.lists(st.floats(1e-3, 1), min_size=1, max_size=5), st.floats(0, 5))
 @example([0.773521596997516] * 3, 1.0)  # rounding put each ahead of the others
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_factors_are_from_zero_to_one_and_somebody_is_never_held_back(scores: list[float], suppression: float) -> None:
     ratios = contribution_ratios(torch.tensor(scores))
     factors = modulation_factors(ratios, torch.full_like(ratios, suppression))

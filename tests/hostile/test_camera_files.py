@@ -167,7 +167,7 @@ def test_a_picture_cut_short_is_an_error_alone_and_a_marked_frame_in_a_folder(
     assert not clip.images[1].any() and np.array_equal(clip.images[0], clip.images[2])
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from([".png", ".pgm", ".jpg", ".npy"]), st.data())
 def test_changed_bytes_give_a_picture_or_one_error(tmp_path: Path, suffix: str, data: st.DataObject) -> None:
     whole = tmp_path / f"whole{suffix}"
@@ -200,7 +200,7 @@ def _pictures(path: Path) -> Any:
         yield frame.load()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from([("v.avi", "mpeg4"), ("v.mp4", "libx264"), ("v.mkv", "libx264")]), st.data())
 def test_a_damaged_video_gives_a_clip_that_marks_its_losses_or_one_error(
     tmp_path: Path, form: tuple[str, str], data: st.DataObject

@@ -69,7 +69,7 @@ def test_a_header_that_claims_a_huge_array_is_refused_before_it_is_made(tmp_path
     one_line(lambda: read_vectors(path), "1000000000")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 2000), st.integers(0, 255))
 def test_a_changed_byte_gives_vectors_or_one_error(tmp_path: Path, place: int, value: int) -> None:
     content = bytearray(save_vectors(tmp_path / "whole.npz").read_bytes())

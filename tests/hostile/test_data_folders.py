@@ -182,7 +182,7 @@ JSON = st.recursive(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(labels=JSON | st.just(LABELS), entry=JSON, annotations=JSON)
 def test_any_annotation_file_is_read_or_refused_in_one_line(
     see: Path, labels: Any, entry: Any, annotations: Any

@@ -106,7 +106,7 @@ def test_bad_dvs128_files_are_named(tmp_path: Path, data: bytes, word: str) -> N
     one_line(lambda: read_screen_digit(path), path.name, word)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200), st.sampled_from([b"", b"#!AER-DAT1.0\n", b"#!AER-DAT2.0\r\n# x\r\n"]))
 def test_any_bytes_give_sound_events_or_one_line(body: bytes, head: bytes) -> None:
     try:

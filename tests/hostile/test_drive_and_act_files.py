@@ -82,7 +82,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     one_line(lambda: read_chunks(tmp_path / "a.csv"), "larger than 64 MiB")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.binary(max_size=120), st.booleans())
 def test_any_bytes_are_chunks_or_one_error(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, headed: bool
@@ -95,7 +95,7 @@ def test_any_bytes_are_chunks_or_one_error(
         assert "\n" not in str(error)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.text(max_size=12), min_size=7, max_size=7))
 def test_any_fields_are_a_chunk_or_one_error(tmp_path_factory: pytest.TempPathFactory, fields: list[str]) -> None:
     path = tmp_path_factory.getbasetemp() / "fields.csv"

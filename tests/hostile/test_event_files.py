@@ -101,7 +101,7 @@ def test_a_cut_or_damaged_aedat4_recording(real_data, tmp_path):
         sound_or_named(file)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from(SUFFIXES), st.binary(max_size=120))
 def test_random_bytes(tmp_path_factory, suffix, content):
     file = tmp_path_factory.getbasetemp() / f"random{suffix}"
@@ -109,7 +109,7 @@ def test_random_bytes(tmp_path_factory, suffix, content):
     sound_or_named(file)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.sampled_from(
         [
@@ -126,7 +126,7 @@ def test_random_bytes_after_a_good_header(tmp_path_factory, start, content):
     sound_or_named(file)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(alphabet="0123456789.-+eEnaifx, \t\n#_", max_size=80))
 def test_random_numbers_in_text(tmp_path_factory, content):
     file = tmp_path_factory.getbasetemp() / "random.txt"
@@ -134,7 +134,7 @@ def test_random_numbers_in_text(tmp_path_factory, content):
     sound_or_named(file)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_a_good_file_with_a_few_bytes_changed(tmp_path_factory, data):
     base = tmp_path_factory.getbasetemp()

@@ -158,7 +158,7 @@ def test_a_wrong_list_is_one_line(tmp_path: Path, content: bytes, words: str) ->
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_list_does_more_than_fail_in_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "list.txt"
     path.write_bytes(content)

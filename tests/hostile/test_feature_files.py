@@ -184,7 +184,7 @@ def test_a_file_that_was_cut_short_is_refused(tmp_path: Path, keep: int) -> None
     one_line(lambda: load_numpy_pickle(tmp_path / "x.pkl"), "x.pkl")
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
 @given(data=st.data())
 def test_a_damaged_file_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     protocol = data.draw(st.integers(2, 5))

@@ -20,7 +20,7 @@ sizes = st.integers(1, 6).flatmap(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sizes)
 def test_sparse_equals_dense_in_values_and_gradients(size: tuple[int, int, int, int]) -> None:
     inputs, weights, experts = routed(*size)
@@ -34,7 +34,7 @@ def test_sparse_equals_dense_in_values_and_gradients(size: tuple[int, int, int, 
         assert torch.allclose(ours, theirs, atol=1e-4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(sizes)
 def test_exactly_k_weights_are_kept_in_proportion_and_sum_to_one(size: tuple[int, int, int, int]) -> None:
     b, e, k, seed = size

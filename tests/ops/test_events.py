@@ -51,14 +51,14 @@ def slow_voxel_grid(events, bins):
     return grid
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(some_events(), st.integers(1, 7))
 def test_voxel_grid_agrees_with_a_plain_loop(events, bins):
     grid = voxel_grid(*events, bins=bins, **SIZE, **WINDOW)
     torch.testing.assert_close(grid.double(), slow_voxel_grid(events, bins), rtol=1e-6, atol=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(some_events(), st.integers(1, 7), st.integers(0, 30))
 def test_voxel_grids_of_chunks_add_up_to_the_grid_of_all(events, bins, cut):
     grids = [
@@ -68,7 +68,7 @@ def test_voxel_grids_of_chunks_add_up_to_the_grid_of_all(events, bins, cut):
     torch.testing.assert_close(grids[0], grids[1] + grids[2], rtol=1e-6, atol=1e-6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(some_events(), st.integers(1, 7))
 def test_flipping_polarity_negates_the_voxel_grid(events, bins):
     t, x, y, p = events
@@ -76,7 +76,7 @@ def test_flipping_polarity_negates_the_voxel_grid(events, bins):
     assert torch.equal(one, -other)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(some_events(), st.integers(1, 7))
 def test_voxel_grid_keeps_the_signed_sum_of_every_pixel(events, bins):
     _, x, y, p = events
@@ -84,7 +84,7 @@ def test_voxel_grid_keeps_the_signed_sum_of_every_pixel(events, bins):
     torch.testing.assert_close(voxel_grid(*events, bins=bins, **SIZE, **WINDOW).sum(0), sums, rtol=0, atol=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(some_events())
 def test_boolean_polarity_means_the_same_as_signs(events):
     t, x, y, p = events
@@ -158,7 +158,7 @@ def test_impossible_settings_are_errors():
         count_image(*one_event()[1:], height=0, width=5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(some_events())
 def test_count_image_and_time_surface_agree_with_plain_loops(events):
     counts, surface = torch.zeros(2, 4, 5), torch.zeros(2, 4, 5)
@@ -169,7 +169,7 @@ def test_count_image_and_time_surface_agree_with_plain_loops(events):
     torch.testing.assert_close(time_surface(*events, **SIZE, t_stop_us=STOP, tau_us=12_345.0), surface)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(some_events())
 def test_accumulated_image_is_brighter_where_events_were_positive(events):
     _, x, y, p = events
@@ -241,7 +241,7 @@ def test_events_in_any_order_give_the_images_of_sorted_ones(fast, bins):
     same_images(all_images([column[order] for column in events], fast, bins=bins), all_images(events, fast, bins=bins))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(some_events(), st.integers(1, 7))
 def test_fast_forms_give_the_images_of_the_reference_for_any_events(events, bins):
     for fast in FAST:
@@ -331,7 +331,7 @@ def test_exact_shares_leave_nothing_where_polarities_cancel():
     assert not voxel_grid(t.repeat_interleave(2), x, x, p, bins=4, **SIZE, **WINDOW, form="native").any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(some_events(), st.lists(st.tuples(st.integers(-10, 40_000), st.integers(-10, 40_000)), max_size=6))
 def test_window_bounds_are_those_of_a_plain_filter(events, windows):
     t = events[0].sort().values

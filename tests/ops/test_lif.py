@@ -73,7 +73,7 @@ def test_fast_forms_fire_as_the_reference_and_agree_with_its_gradients_in_float6
     torch.testing.assert_close(grad_v.double(), truth[3], rtol=1e-5, atol=1e-5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     steps=st.integers(1, 40),
     neurons=st.integers(1, 70),

@@ -118,7 +118,7 @@ def test_native_is_exact_for_any_length(t: int, reverse: bool) -> None:
 
 
 @needs_native
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     b=st.integers(1, 3), t=st.integers(1, 40), d=st.integers(1, 40), n=st.integers(1, 40), reverse=st.booleans(),
     seed=st.integers(0, 1000),

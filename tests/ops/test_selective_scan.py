@@ -63,7 +63,7 @@ def test_every_form_agrees_with_float64_reference_in_values_and_gradients(
     assert furthest(values_and_gradients(inputs, torch.float32, form, reverse), truth) < 1e-5
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(length=st.integers(1, 80), reverse=st.booleans(), seed=st.integers(0, 1000))
 def test_chunked_agrees_with_reference_for_any_length(length: int, reverse: bool, seed: int) -> None:
     inputs = operands(length, seed=seed)

@@ -90,7 +90,7 @@ def test_the_average_face_is_neutral_symmetric_and_of_unit_distance_between_the_
     x=st.floats(-300.0, 300.0),
     y=st.floats(-300.0, 300.0),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_place_size_and_tilt_of_a_face_change_nothing(seed: int, tilt: float, size: float, x: float, y: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     face = average_face().double() + 0.05 * torch.randn(68, 2, generator=generator).double()
@@ -111,7 +111,7 @@ def test_a_head_that_turns_to_a_side_does_not_raise_its_brows(degrees: float) ->
 
 
 @given(seed=st.integers(0, 999))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_intensities_are_between_0_and_1_and_the_same_in_a_mirror(seed: int) -> None:
     faces = average_face() + 0.2 * torch.randn(8, 68, 2, generator=torch.Generator().manual_seed(seed))
     found = action_units(faces)
@@ -156,7 +156,7 @@ def test_the_running_reference_is_the_median_of_the_first_known_frames_and_sees_
 
 
 @given(seed=st.integers(0, 999))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_frame_weights_sum_to_one_over_valid_frames_and_grow_with_activity(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     intensities = torch.rand(4, 6, len(NAMES), generator=generator)

@@ -25,7 +25,7 @@ FORMS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(COUNTS, FORMS)
 def test_weights_stay_within_the_clip_and_never_favour_the_more_common_class(
     counts: torch.Tensor, form: ClassBalance
@@ -36,7 +36,7 @@ def test_weights_stay_within_the_clip_and_never_favour_the_more_common_class(
     assert (in_order.diff() <= 1e-5).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(COUNTS, FORMS, st.floats(0, 1e4), st.integers(0, 2**31))
 def test_loss_and_gradient_are_finite_however_sure_the_logits(
     counts: torch.Tensor, form: ClassBalance, scale: float, seed: int

@@ -12,7 +12,7 @@ from affuse.parts.encoders import ImageEncoder, SmallEncoder, fold_batch_norm, g
 from affuse.types import AffuseError
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(h=st.integers(1, 9), w=st.integers(1, 9), side=st.integers(1, 5), seed=st.integers(0, 99))
 def test_grid_pooling_equals_adaptive_average_pooling_in_values_and_gradients(
     h: int, w: int, side: int, seed: int

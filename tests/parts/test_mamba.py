@@ -93,7 +93,7 @@ def test_with_the_weights_of_mambapy_it_gives_what_mambapy_gives() -> None:
 
 
 @given(st.integers(0, 1000), st.integers(1, 9), st.integers(1, 5), st.booleans())
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @torch.no_grad()
 def test_forward_is_a_fold_of_step_also_over_steps_that_say_nothing(seed: int, t: int, d_conv: int, lost: bool) -> None:
     block, x = made(seed, d_conv=d_conv), drawn(3, t, 6, seed=seed)
@@ -108,7 +108,7 @@ def test_forward_is_a_fold_of_step_also_over_steps_that_say_nothing(seed: int, t
 
 
 @given(st.integers(0, 1000))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_a_step_that_is_not_valid_has_exactly_no_influence_and_gets_no_gradient(seed: int) -> None:
     block = made(seed)
     valid = drawn(2, 8, seed=seed) > 0

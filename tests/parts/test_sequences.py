@@ -45,7 +45,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize("part", PARTS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4), extra=st.integers(0, 5))
 def test_padding_and_its_amount_change_nothing(part: str, lengths: list[int], extra: int) -> None:
     torch.manual_seed(0)
@@ -120,7 +120,7 @@ def test_with_a_source_an_encoder_asks_that_source_and_not_its_padding() -> None
     assert torch.allclose(found[1, :2], alone[0], atol=1e-5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(steps=st.integers(1, 50), width=st.integers(1, 9))
 def test_positions_differ_and_follow_the_formula(steps: int, width: int) -> None:
     positions = sinusoidal_positions(steps, width)

@@ -18,7 +18,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @given(current=st.floats(0.01, 5), tau=st.floats(0, 0.95))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_constant_current_is_answered_as_equations_1_to_3_say_in_closed_form(current, tau):
     """From rest u_n = I (1 - tau^n) / (1 - tau), so the neuron fires every n-th step, n the first with u_n > 1, or never."""
     potentials = [current * (1 - tau**n) / (1 - tau) for n in range(1, 31)]

@@ -71,7 +71,7 @@ def test_each_camera_gives_its_latest_frame_by_each_moment_with_its_true_time(ca
     assert clips["depth"].images.shape == (4, 16, 24, 1) and clips["depth"].images.dtype == np.float32
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(-300_000, 2_500_000), min_size=1, max_size=6).map(sorted), st.integers(-400_000, 400_000))
 def test_no_frame_is_ever_later_than_its_moment_and_none_is_invented(
     cabin: Paths, moments: list[int], offset_us: int

@@ -57,7 +57,7 @@ def test_neurons_are_the_ones_of_the_reference(monkeypatch: pytest.MonkeyPatch) 
     assert torch.equal(fast.t_us, slow.t_us) and torch.equal(fast.channel, slow.channel)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 4)), max_size=50), st.integers(1, 9))
 def test_binning_keeps_every_spike_and_its_window(events: list[tuple[int, int]], steps: int) -> None:
     events = sorted(events)

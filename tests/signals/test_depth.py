@@ -80,7 +80,7 @@ def test_impossible_settings_are_named(wrong: dict[str, float]) -> None:
         DepthSpec(**wrong)  # type: ignore[arg-type]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(3, 40), st.integers(3, 40), st.integers(1, 30), st.floats(0.05, 1.0))
 def test_resizing_never_mixes_valid_and_invalid_pixels(seed: int, h: int, w: int, size: int, share: float) -> None:
     rng = np.random.default_rng(seed)
@@ -108,7 +108,7 @@ def test_min_coverage_decides_which_pixels_of_a_smaller_image_are_valid() -> Non
     assert bool(kept.all()) and torch.allclose(small, torch.tensor(2.0))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.floats(-0.5, 0.5), st.floats(-0.5, 0.5), st.floats(1.0, 3.0))
 def test_normals_of_a_plane_are_its_own_wherever_it_stands(x: float, y: float, distance_m: float) -> None:
     normal = unit(x, y, -1.0)

@@ -103,7 +103,7 @@ def test_files_that_expelliarmus_writes_are_read(encoding, tmp_path):
     same(read_events(file), expected["t"], expected["x"], expected["y"], expected["p"])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 3_000_000), st.integers(0, 1)), min_size=1, max_size=30))
 def test_evt3_time_goes_on_where_its_24_bits_overflow(tmp_path_factory, steps):
     t = np.cumsum([step for step, _ in steps]) + 16_000_000
@@ -174,7 +174,7 @@ def test_dsec_layout_adds_its_offset(offset, tmp_path):
     same(events, t + (offset or 0), x, y, p)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 60), st.integers(0, 5))
 def test_written_events_are_read_back(tmp_path_factory, n, dropped):
     t, x, y, p = random_events(n, 30, 20)

@@ -24,7 +24,7 @@ def moving_texture(frames: int = 12, size: int = 16) -> np.ndarray:
     return np.stack([texture[:, i : i + size] for i in range(frames)])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.floats(0.05, 2.5), st.floats(0.1, 0.4), st.integers(2, 6), st.booleans())
 def test_a_ramp_gives_one_event_for_every_threshold_it_climbs(change, threshold, frames, down):
     crossings = change / threshold

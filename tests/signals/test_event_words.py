@@ -18,7 +18,7 @@ HEADER = {
     "dat": b"% Version 2\n% Height 480\n% Width 640\n\x0c\x08",
 }
 KIND = {"evt2": "<u4", "evt3": "<u2", "dat": "<u8"}
-many = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 COLUMNS = ("t_us", "x", "y", "p")
 
 

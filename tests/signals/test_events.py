@@ -40,7 +40,7 @@ def test_coordinates_are_checked_before_they_are_narrowed():
         events_of([1], x=[2**32])  # as int32 this would be a harmless 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(0, 50), max_size=40), st.integers(-5, 55), st.integers(0, 30), st.integers(0, 30))
 def test_neighbouring_slices_share_no_event_and_lose_none(times, start, first, second):
     events = events_of(sorted(times))

@@ -31,7 +31,7 @@ def centroid(image: NDArray[np.uint8]) -> tuple[float, float]:
     size=st.integers(24, 200),
     tilt=st.floats(-1, 1),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_spot_lands_where_the_matrix_says_whether_the_crop_grows_or_shrinks(
     x: float, y: float, side: float, size: int, tilt: float
 ) -> None:

@@ -22,7 +22,7 @@ pytest.importorskip("dlib", reason="the extra 'face' is not installed")
     y=st.floats(-500, 500),
     seed=st.integers(0, 9),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_place_size_and_tilt_are_taken_away(angle: float, size: float, x: float, y: float, seed: int) -> None:
     points = np.random.default_rng(seed).normal(size=(POINTS, 2)).astype(np.float32)
     points[LEFT_EYE] -= (3, 0)

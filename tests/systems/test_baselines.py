@@ -303,7 +303,7 @@ def test_misa_adds_its_losses_by_their_weights_and_has_a_gradient_of_one_row() -
 # Self-MM: labels of each modality
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(-3, 3), st.floats(0.1, 4) | st.floats(-0.9, -0.1), st.floats(-0.9, 4))
 def test_moved_label_is_the_mean_of_ratio_and_difference(label: float, alpha_m: float, alpha_s: float) -> None:
     tensors = (torch.full((1, 1), value, dtype=torch.float64) for value in (label, alpha_m, alpha_s))
@@ -347,7 +347,7 @@ def test_labels_move_only_after_the_warm_up_and_only_by_training(task: Task) -> 
 # MAG-BERT: a bounded shift
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(0.05, 3), st.floats(0.01, 100), st.integers(0, 99))
 def test_the_shift_of_a_word_is_at_most_beta_of_its_length(beta: float, loudness: float, seed: int) -> None:
     torch.manual_seed(seed)
@@ -449,7 +449,7 @@ def test_early_fusion_reads_what_an_lstm_reads() -> None:
     assert torch.allclose(system(Batch.collate([sample])).logits, system.head(states[:, -1]), atol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=4))
 def test_resampling_is_adaptive_average_pooling_of_each_row(sizes: list[tuple[int, int]]) -> None:
     own = torch.tensor([n for n, _ in sizes])

@@ -131,7 +131,7 @@ def test_a_network_over_time_sees_the_nearest_face_in_place_of_a_lost_frame(cls:
     assert torch.allclose(answers(system, whole), answers(system, whole[[1, 1, 2, 2]]), atol=1e-6)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.booleans(), min_size=1, max_size=9).filter(any), st.integers(0, 3), st.integers(1, 12))
 def test_each_step_takes_the_nearest_valid_frame_of_its_place(valid: list[bool], padding: int, steps: int) -> None:
     n = len(valid)
@@ -144,7 +144,7 @@ def test_each_step_takes_the_nearest_valid_frame_of_its_place(valid: list[bool],
         assert found == list(range(n))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 9), st.integers(0, 3), st.integers(1, 5))
 def test_frames_share_the_slices_of_their_clip_so_that_means_agree(n: int, padding: int, slices: int) -> None:
     own = torch.tensor([[True] * n + [False] * padding])

@@ -186,7 +186,7 @@ def test_frames_weigh_alike_or_as_their_action_units_show_and_features_stay() ->
     st.sampled_from(["none", "pooling"]),
     st.booleans(),
 )
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @torch.no_grad()
 def test_forward_is_a_fold_of_step_also_over_frames_without_a_face(
     seed: int, window: int, memory: float | None, reweight: str, attention: bool

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from affuse.data.synthetic.cabin import Cabin, plans, record, truth_of
 from affuse.data.synthetic.cabin_sensors import Seen
-from affuse.data.synthetic.plans import SPLITS, Plan, Split
+from affuse.data.synthetic.plans import SPLITS, Plan, Split, new_folder
 from affuse.types import AffuseError
 
 VIEWS = ("kinect_color", "kinect_ir", "kinect_depth")
@@ -40,9 +40,7 @@ def write_drive_and_act(config: Cabin, root: str | Path, seed: int) -> None:
     Raises:
         AffuseError: `root` exists and is not an empty folder, or cannot be written.
     """
-    root = Path(root)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise AffuseError(f"{root}: not an empty folder; give a new one to write the cabin to")
+    root = new_folder(root, "cabin")
     world = config.world_seed if config.world_seed is not None else seed
     people: dict[int, list[Plan]] = {}
     for split in SPLITS:

@@ -27,7 +27,7 @@ from torch import Tensor
 from affuse.data.splits import Splits
 from affuse.data.synthetic.eye_motion import EXPRESSIONS, Motion, draw_motion
 from affuse.data.synthetic.eye_renderer import Subject, draw_subject, render
-from affuse.data.synthetic.plans import SPLITS, Plan, Split, dealt, facts_of
+from affuse.data.synthetic.plans import SPLITS, Plan, Split, dealt, facts_of, new_folder
 from affuse.data.synthetic.rgb_sensor import LIGHTS, FrameCamera, illumination, signal_kept, srgb
 from affuse.ops.events import accumulated_image
 from affuse.signals.clips import ClipSpec, event_clip, rgb_clip
@@ -295,9 +295,7 @@ def write_see(config: Eyes, root: str | Path, seed: int) -> None:
     Raises:
         AffuseError: `root` exists and is not an empty folder, or cannot be written.
     """
-    root = Path(root)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise AffuseError(f"{root}: not an empty folder; give a new one to write the eye world to")
+    root = new_folder(root, "eye world")
     database: dict[str, Any] = {}
     truth: dict[str, Any] = {}
     try:

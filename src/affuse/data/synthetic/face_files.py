@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affuse.data.synthetic.faces import CLASSES, Faces, Plan, draw_frames, plans, scene_of, truth_of
-from affuse.data.synthetic.plans import SPLITS
+from affuse.data.synthetic.plans import SPLITS, new_folder
 from affuse.signals.frame_sampling import uniform
 from affuse.types import AffuseError
 
@@ -50,14 +50,12 @@ def write_dfew(
         AffuseError: no form, or an unknown one; `size` is odd or below 16; `root` exists and is not an empty folder, or cannot
             be written.
     """
-    root = Path(root)
     unknown = [form for form in forms if form not in FOLDERS]
     if unknown or not forms:
         raise AffuseError(f"forms {unknown} are unknown, or none is given; there are {list(FOLDERS)}")
     if size < 16 or size % 2:
         raise AffuseError(f"size {size}: faces are written with an even number of pixels, at least 16")
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise AffuseError(f"{root}: not an empty folder; give a new one to write the faces to")
+    root = new_folder(root, "faces")
     world = config.world_seed if config.world_seed is not None else seed
     numbered = list(enumerate((plan for split in SPLITS for plan in plans(config, split, world)), 1))
     truth: dict[str, Any] = {}

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
+
+from affuse.types import AffuseError
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -81,3 +84,15 @@ def facts_of(name: str, sources: Mapping[Split, Planned], world: int) -> dict[st
         "bad": 0,
         "world_seed": world,
     }
+
+
+def new_folder(root: str | Path, what: str) -> Path:
+    """The folder that a world is to be written to.
+
+    Raises:
+        AffuseError: it exists and is not an empty folder.
+    """
+    root = Path(root)
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise AffuseError(f"{root}: not an empty folder; give a new one to write the {what} to")
+    return root
