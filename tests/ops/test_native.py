@@ -202,18 +202,22 @@ def test_an_output_without_gradient_and_an_expanded_gradient_are_taken() -> None
 
 
 @needs_native
+@pytest.mark.parametrize("team", ["of PyTorch", "of our own"])
 @pytest.mark.parametrize("b", [1, 2, 3])
-def test_two_threads_agree_with_one(b: int) -> None:
+def test_two_threads_agree_with_one_whoever_lends_them(b: int, team: str) -> None:
     inputs = operands(b, 128, 256, 16)
     assert inputs[0].numel() * 16 >= ENOUGH_BACKWARD
     before = torch.get_num_threads()
+    use_team = native.function("affuse_use_team", "p")
     try:
+        use_team(native.team_of_pytorch() if team == "of PyTorch" else None)
         torch.set_num_threads(1)
         one = values_and_gradients(inputs, "native")
         torch.set_num_threads(2)
         two = values_and_gradients(inputs, "native")
     finally:
         torch.set_num_threads(before)
+        use_team(native.team_of_pytorch())
     for name, mine, other in zip(NAMES, two, one, strict=True):
         if name in "BC":  # sums over channels, in parts
             assert torch.allclose(mine, other, rtol=1e-5, atol=1e-5), name
@@ -292,26 +296,6 @@ def test_gradients_flow_through_a_compiled_scan() -> None:
 def test_importing_loads_no_native_code() -> None:
     seen = "import sys, affuse.ops.selective_scan; sys.exit('affuse.ops.native._native' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", seen], env=os.environ).returncode == 0
-
-
-@needs_native
-@pytest.mark.parametrize("team", ["of PyTorch", "of our own"])
-def test_two_threads_give_what_one_does_whoever_lends_them(team: str) -> None:
-    inputs = operands(2, ENOUGH_BACKWARD // (2 * 48 * 16) + 1, 48, 16)
-    before = torch.get_num_threads()
-    use_team = native.function("affuse_use_team", "p")
-    try:
-        if team == "of our own":
-            use_team(None)
-        torch.set_num_threads(1)
-        alone = values_and_gradients(inputs, "native")
-        torch.set_num_threads(2)
-        together = values_and_gradients(inputs, "native")
-    finally:
-        torch.set_num_threads(before)
-        use_team(native.team_of_pytorch())
-    for name, one, two in zip(NAMES, alone, together, strict=True):
-        torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-5, msg=lambda why, name=name: f"{name}: {why}")
 
 
 @needs_native

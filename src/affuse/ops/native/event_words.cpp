@@ -3,7 +3,6 @@
 #include "event_words.h"
 
 #include "instructions.h"
-#include "native.h"
 
 namespace {
 

@@ -5,11 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__GNUC__)
-#define AFFUSE_INLINE inline __attribute__((always_inline))  // into an instance for each width of vectors
-#else
-#define AFFUSE_INLINE inline
-#endif
+#include "native.h"
 
 namespace affuse::event_words {
 

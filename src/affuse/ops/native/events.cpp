@@ -8,12 +8,6 @@
 #include "instructions.h"
 #include "native.h"
 
-#if defined(__GNUC__)
-#define AFFUSE_INLINE inline __attribute__((always_inline))  // into an instance for each width of vectors
-#else
-#define AFFUSE_INLINE inline
-#endif
-
 namespace {
 
 // Columns of n events. Coordinates are int16, int32 or int64 (their size in bytes says which), times int64, polarity one
@@ -124,7 +118,7 @@ AFFUSE_INLINE void flush_gap(int64_t* __restrict sums, float* __restrict left, f
   }
 }
 
-// Asks for the LINE events one block after the i-th. The events come from memory, which is idle while sums are added to, and a
+// Asks for LINE events that are needed a block later. They come from memory, which is idle while sums are added to, and a
 // processor's own look-ahead ends with a page: that is, with a block of times.
 template <class Coordinate>
 AFFUSE_INLINE void fetch_ahead(const int64_t* t_us, const Coordinate* x, const Coordinate* y, const int8_t* p) {

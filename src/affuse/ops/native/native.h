@@ -13,6 +13,12 @@
 #define AFFUSE_EXPORT extern "C" __attribute__((visibility("default")))
 #endif
 
+#if defined(__GNUC__)
+#define AFFUSE_INLINE inline __attribute__((always_inline))  // into an instance for each width of vectors
+#else
+#define AFFUSE_INLINE inline
+#endif
+
 namespace affuse {
 
 // A team of threads as OpenMP's GNU runtime starts one: GOMP_parallel(task, argument, threads, flags).
