@@ -13,86 +13,35 @@ writes bytes as text; such an array is decoded into a temporary file beside the 
 Memory is bounded by the file: what an instruction claims is compared with what the file still has, objects are counted, and
 keys of a dict are text or numbers (a nest of tuples can take exponential time to hash).
 
-Instructions: Python's ``pickletools``; array states: ``ndarray.__reduce__`` and ``numpy.dtype.__reduce__``.
+The stack machine is here, what it may make in `affuse.data.pickled_arrays`. Instructions: Python's ``pickletools``.
 """
 
 from __future__ import annotations
 
-import codecs
-import math
-import re
 import struct
-import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
-import numpy as np
-
-from affuse.data.stored_array import StoredArray
+from affuse.data.pickled_arrays import (
+    CALLS,
+    NAMES,
+    PLAIN,
+    Arrays,
+    DType,
+    Name,
+    Pending,
+    Refused,
+    Span,
+    decoded,
+    not_called,
+)
 from affuse.types import AffuseError
 
 LFS_HEAD = b"version https://git-lfs.github.com/spec/"
 MAX_OBJECTS = 5_000_000  # MOSEI has about 70,000
 _INLINE = 4096  # shorter byte strings are held in memory
-_MAX_TEXT = 64 * 2**20
 _MAX_LONG = 64  # bytes of a whole number
-_ARRAY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
-_NUMERIC_MODULES = ("numpy.core.numeric", "numpy._core.numeric")
-_NAMES = {
-    **{(module, "_reconstruct"): "reconstruct" for module in _ARRAY_MODULES},
-    **{(module, "scalar"): "scalar" for module in _ARRAY_MODULES},
-    **{(module, "_frombuffer"): "frombuffer" for module in _NUMERIC_MODULES},
-    ("numpy", "ndarray"): "ndarray",
-    ("numpy", "dtype"): "dtype",
-    ("_codecs", "encode"): "encode",
-    ("builtins", "bytes"): "bytes",
-    ("__builtin__", "bytes"): "bytes",
-    ("collections", "OrderedDict"): "OrderedDict",
-}
-_DTYPE = re.compile(r"[biufcSUO]\d{0,6}|\?")
-_PLAIN = (str, bytes, int, float, complex, bool)
-
-
-class _Refused(Exception):
-    """Why a file is not read; becomes an AffuseError with the file's name."""
-
-
-@dataclass(frozen=True)
-class _Name:
-    """What the file calls by name; a word, not the thing."""
-
-    word: str
-
-
-@dataclass(frozen=True)
-class _Span:
-    """Bytes that were left in the file, and the encoding if they are text."""
-
-    offset: int
-    size: int
-    encoding: str = ""
-
-
-@dataclass
-class _DType:
-    """A dtype; its byte order comes with a later instruction."""
-
-    kind: str
-    order: str = "|"
-
-    def made(self) -> np.dtype[Any]:
-        try:
-            return np.dtype(self.kind if self.order in "|=" else self.order + self.kind)
-        except TypeError:
-            raise _Refused(f"an unknown dtype {self.kind!r}") from None
-
-
-class _Pending:
-    """An array before its state; replaced by the array wherever it stands, at the end."""
-
-    array: Any = None
 
 
 def load_numpy_pickle(path: str | Path) -> Any:
@@ -121,7 +70,7 @@ def load_numpy_pickle(path: str | Path) -> Any:
                 raise AffuseError(f"{path}: not a pickle of protocol 2 to 5 (it starts with {head[:8]!r})")
             file.seek(2)
             return _Machine(path, file, size).run()
-    except _Refused as refused:
+    except Refused as refused:
         raise AffuseError(f"{path}: refused: {refused}") from None
     except OSError as error:
         raise AffuseError(f"{path}: cannot be read ({error.strerror or error})") from None
@@ -131,15 +80,12 @@ class _Machine:
     """The stack machine that a pickle is written for, without its power to call."""
 
     def __init__(self, path: Path, file: BinaryIO, size: int) -> None:
-        self.path, self.file, self.size = path, file, size
+        self.file, self.size = file, size
+        self.arrays = Arrays(path, file, size)
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.objects = 0
-        self.budget = (
-            2 * size + 2**24
-        )  # bytes that may be made from others: what is recalled and made again costs again
-        self.long: dict[int, Any] = {}  # what long spans turned out to be, by place
 
     def run(self) -> Any:
         while True:
@@ -148,7 +94,7 @@ class _Machine:
                 return self.settle(self.pop())
             action = _ACTIONS.get(code)
             if action is None:
-                raise _Refused(
+                raise Refused(
                     f"instruction {code!r} at byte {self.file.tell() - 1}: only plain containers and numpy arrays, "
                     "written with protocol 2 to 5, are read"
                 )
@@ -159,7 +105,7 @@ class _Machine:
     def take(self, count: int) -> bytes:
         data = self.file.read(count)
         if len(data) != count:
-            raise _Refused(f"it ends in the middle, after {self.size} bytes; copy it again")
+            raise Refused(f"it ends in the middle, after {self.size} bytes; copy it again")
         return data
 
     def number(self, form: str) -> int:
@@ -169,23 +115,18 @@ class _Machine:
         """The length of something that follows, if the file has as much."""
         left = self.size - self.file.tell()
         if not 0 <= count <= left:
-            raise _Refused(f"it claims {count} bytes where {left} are left: damaged or cut short; copy it again")
+            raise Refused(f"it claims {count} bytes where {left} are left: damaged or cut short; copy it again")
         return count
 
-    def span(self, count: int, encoding: str = "") -> _Span:
+    def span(self, count: int, encoding: str = "") -> Span:
         offset = self.file.tell()
         self.file.seek(self.claim(count), 1)
-        return _Span(offset, count, encoding)
-
-    def spend(self, count: int) -> None:
-        self.budget -= count
-        if self.budget < 0:
-            raise _Refused("it makes far more than it holds: this is no feature file")
+        return Span(offset, count, encoding)
 
     def line(self) -> str:
         data = self.file.readline(512)
         if not data.endswith(b"\n"):
-            raise _Refused("a name without an end")
+            raise Refused("a name without an end")
         return data[:-1].decode("ascii", "replace")
 
     # The stack
@@ -193,24 +134,24 @@ class _Machine:
     def push(self, value: Any) -> None:
         self.objects += 1
         if self.objects > MAX_OBJECTS:
-            raise _Refused(f"more than {MAX_OBJECTS} objects: this is no feature file")
+            raise Refused(f"more than {MAX_OBJECTS} objects: this is no feature file")
         self.stack.append(value)
 
     def pop(self) -> Any:
         if not self.stack or (self.marks and len(self.stack) <= self.marks[-1]):
-            raise _Refused(f"its instructions do not fit together (byte {self.file.tell()})")
+            raise Refused(f"its instructions do not fit together (byte {self.file.tell()})")
         return self.stack.pop()
 
     def top(self, kind: type) -> Any:
         value = self.pop()
         if not isinstance(value, kind):
-            raise _Refused(f"its instructions do not fit together (byte {self.file.tell()})")
+            raise Refused(f"its instructions do not fit together (byte {self.file.tell()})")
         self.stack.append(value)
         return value
 
     def since_mark(self) -> list[Any]:
         if not self.marks:
-            raise _Refused(f"its instructions do not fit together (byte {self.file.tell()})")
+            raise Refused(f"its instructions do not fit together (byte {self.file.tell()})")
         mark = self.marks.pop()
         items = self.stack[mark:]
         del self.stack[mark:]
@@ -223,29 +164,26 @@ class _Machine:
 
     def text_of(self, count: int) -> None:
         short = self.claim(count) <= _INLINE
-        self.push(self.decoded(self.take(count), "utf-8") if short else self.span(count, "utf-8"))
+        self.push(self.decoded(count, "utf-8") if short else self.span(count, "utf-8"))
 
     def old_text_of(self, count: int) -> None:
         """A string of Python 2: the bytes of an array, or text."""
         short = self.claim(count) <= _INLINE
-        self.push(self.decoded(self.take(count), "latin-1") if short else self.span(count, "latin-1"))
+        self.push(self.decoded(count, "latin-1") if short else self.span(count, "latin-1"))
 
-    def decoded(self, data: bytes, encoding: str) -> str:
-        try:
-            return data.decode(encoding, "surrogatepass" if encoding == "utf-8" else "strict")
-        except UnicodeDecodeError:
-            raise _Refused(f"text before byte {self.file.tell()} is not UTF-8: damaged; copy it again") from None
+    def decoded(self, count: int, encoding: str) -> str:
+        return decoded(self.take(count), encoding, self.file.tell())
 
     def whole_number(self, count: int) -> None:
         if not 0 <= count <= _MAX_LONG:
-            raise _Refused(f"a whole number of {count} bytes")
+            raise Refused(f"a whole number of {count} bytes")
         self.push(int.from_bytes(self.take(count), "little", signed=True))
 
     def name(self, module: Any, name: Any) -> None:
-        word = _NAMES.get((module, name)) if isinstance(module, str) and isinstance(name, str) else None
+        word = NAMES.get((module, name)) if isinstance(module, str) and isinstance(name, str) else None
         if word is None:
-            raise _Refused(f"it names {f'{module}.{name}'[:100]!r}, which is neither a numpy array nor a container")
-        self.push(_Name(word))
+            raise Refused(f"it names {f'{module}.{name}'[:100]!r}, which is neither a numpy array nor a container")
+        self.push(Name(word))
 
     def remember(self, index: int) -> None:
         value = self.pop()
@@ -254,7 +192,7 @@ class _Machine:
 
     def recall(self, index: int) -> None:
         if index not in self.memo:
-            raise _Refused(f"it recalls what it never kept (byte {self.file.tell()})")
+            raise Refused(f"it recalls what it never kept (byte {self.file.tell()})")
         self.push(self.memo[index])
 
     # Containers
@@ -269,90 +207,20 @@ class _Machine:
 
     def reduce(self) -> None:
         arguments, function = self.pop(), self.pop()
-        if not isinstance(function, _Name) or not isinstance(arguments, tuple):
-            raise _Refused("it calls what is no name")
-        made = _CALLS.get(function.word, _not_called)(self, *arguments[:8])
+        if not isinstance(function, Name) or not isinstance(arguments, tuple):
+            raise Refused("it calls what is no name")
+        made = CALLS.get(function.word, not_called)(self.arrays, *arguments[:8])
         self.push(made)
 
     def build(self) -> None:
         state, target = self.pop(), self.pop()
-        if isinstance(target, _DType):
-            self._dtype_state(target, state)
-        elif isinstance(target, _Pending):
-            self._array_state(target, state)
+        if isinstance(target, DType):
+            self.arrays.dtype_state(target, state)
+        elif isinstance(target, Pending):
+            self.arrays.array_state(target, state)
         else:
-            raise _Refused("it sets the state of what is no array")
+            raise Refused("it sets the state of what is no array")
         self.stack.append(target)
-
-    def _dtype_state(self, target: _DType, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) < 8 or any(part is not None for part in state[2:5]):
-            raise _Refused("a dtype with fields, or without a state that numpy writes")
-        if state[1] not in ("<", ">", "|", "=", b"<", b">", b"|", b"="):
-            raise _Refused(f"a dtype of unknown byte order {state[1]!r}")
-        target.order = state[1].decode() if isinstance(state[1], bytes) else state[1]
-        if target.kind in ("S", "U"):
-            width = _count(state[5]) // (4 if target.kind == "U" else 1)
-            target.kind += str(width)
-
-    def _array_state(self, target: _Pending, state: Any) -> None:
-        if not isinstance(state, tuple) or len(state) not in (4, 5) or not isinstance(state[-3], _DType):
-            raise _Refused("an array without a state that numpy writes")
-        target.array = self._array(state[-1], state[-3], state[-4], bool(state[-2]))
-
-    def _array(self, data: Any, dtype: _DType, shape: Any, fortran: bool) -> Any:
-        if not isinstance(shape, tuple) or len(shape) > 32:
-            raise _Refused("an array without a shape")
-        sizes = tuple(_count(size) for size in shape)
-        if dtype.kind[0] == "O":
-            self.spend(8 * math.prod(sizes))
-            return _objects(data, sizes, fortran)
-        made = dtype.made()
-        needed = math.prod(sizes) * made.itemsize
-        if isinstance(data, str):
-            self.spend(len(data))
-            data = data.encode("latin-1", "replace")
-        held = data.size if isinstance(data, _Span) else len(data) if isinstance(data, bytes) else -1
-        keep = None
-        path = self.path
-        if isinstance(data, _Span) and data.encoding == "utf-8":
-            data, held, keep = self._unwrapped(data)
-            path = Path(keep.name)
-        if held != needed:
-            raise _Refused(f"an array of shape {sizes} and dtype {made} needs {needed} bytes, the file gives {held}")
-        if isinstance(data, bytes):
-            return StoredArray(path, 0, made, sizes, fortran, data=data)
-        return StoredArray(path, data.offset, made, sizes, fortran, keep=keep)
-
-    def _unwrapped(self, span: _Span) -> tuple[_Span, int, Any]:
-        """Bytes that protocol 2 wrote as text (latin-1 in UTF-8), into a temporary file, block by block."""
-        if span.offset in self.long:
-            return self.long[span.offset]  # type: ignore[no-any-return]
-        place = self.file.tell()
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        out = tempfile.NamedTemporaryFile(prefix="affuse-", suffix=".array")  # noqa: SIM115  (lives with the array)
-        self.file.seek(span.offset)
-        left = span.size
-        try:
-            while left:
-                block = self.file.read(min(left, 2**22))
-                left -= len(block)
-                out.write(decoder.decode(block, final=not left).encode("latin-1"))
-        except UnicodeError:
-            raise _Refused(f"the bytes at {span.offset} are not what protocol 2 writes: damaged; copy again") from None
-        out.flush()
-        self.file.seek(place)
-        self.long[span.offset] = _Span(0, out.tell()), out.tell(), out
-        return self.long[span.offset]  # type: ignore[no-any-return]
-
-    def _long_text(self, span: _Span) -> str | bytes:
-        """Text or bytes that turned out to be no array's."""
-        if span.offset not in self.long:
-            if span.size > _MAX_TEXT:
-                raise _Refused(f"text of {span.size} bytes")
-            self.file.seek(span.offset)
-            data = self.take(span.size)
-            self.long[span.offset] = self.decoded(data, span.encoding) if span.encoding else data
-        return self.long[span.offset]  # type: ignore[no-any-return]
 
     # The end
 
@@ -370,117 +238,19 @@ class _Machine:
                 if isinstance(item, dict | list):
                     waiting.append(item)
                 else:
-                    container[key] = tuple(map(self._plain, item)) if isinstance(item, tuple) else self._plain(item)
+                    container[key] = (
+                        tuple(map(self.arrays.plain, item)) if isinstance(item, tuple) else self.arrays.plain(item)
+                    )
         return box[0]
-
-    def _plain(self, item: Any) -> Any:
-        """A plain value or an array. Deeper containers in a tuple, and tuples in tuples, are in no feature file."""
-        if isinstance(item, _Pending):
-            if item.array is None:
-                raise _Refused("an array without content")
-            return item.array
-        if isinstance(item, _Span):
-            return self._long_text(item)
-        if item is not None and not isinstance(item, _PLAIN):
-            raise _Refused("it holds what is neither an array nor a plain value")
-        return item
 
 
 def _pairs(items: list[Any]) -> dict[Any, Any]:
     if len(items) % 2:
-        raise _Refused("a dict with a key and no value")
+        raise Refused("a dict with a key and no value")
     for key in items[::2]:
-        if key is not None and not isinstance(key, _PLAIN):
-            raise _Refused("a dict whose keys are neither text nor numbers")
+        if key is not None and not isinstance(key, PLAIN):
+            raise Refused("a dict whose keys are neither text nor numbers")
     return dict(zip(items[::2], items[1::2], strict=True))
-
-
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**40:
-        raise _Refused(f"a size of {value!r}"[:100])
-    return value
-
-
-def _objects(data: Any, shape: tuple[int, ...], fortran: bool) -> Any:
-    """An array of objects, if all of them are plain: what pandas' and numpy's text columns are."""
-    if not isinstance(data, list) or len(data) != math.prod(shape):
-        raise _Refused("an array of objects without its objects")
-    if not all(item is None or isinstance(item, _PLAIN) for item in data):
-        raise _Refused("an array of objects that are neither text nor numbers")
-    array = np.empty(len(data), dtype=object)
-    array[:] = data
-    return array.reshape(shape, order="F" if fortran else "C")
-
-
-# The words that a file may call, and what is done in their place
-
-
-def _reconstruct(machine: _Machine, kind: Any = None, *_: Any) -> _Pending:
-    if kind != _Name("ndarray"):
-        raise _Refused("an array of another class than numpy's own")
-    return _Pending()
-
-
-def _dtype(machine: _Machine, kind: Any = None, *_: Any) -> _DType:
-    kind = kind.decode("latin-1") if isinstance(kind, bytes) else kind
-    if not isinstance(kind, str) or not _DTYPE.fullmatch(kind):
-        raise _Refused(f"a dtype {str(kind)[:40]!r}: only numbers, booleans and text are read")
-    return _DType(kind)
-
-
-def _frombuffer(machine: _Machine, data: Any = None, dtype: Any = None, shape: Any = None, order: Any = "C") -> Any:
-    if not isinstance(dtype, _DType) or order not in ("C", "F") or dtype.kind[0] == "O":
-        raise _Refused("an array without a dtype or an order")
-    pending = _Pending()
-    pending.array = machine._array(data, dtype, shape, order == "F")
-    return pending
-
-
-def _scalar(machine: _Machine, dtype: Any = None, data: Any = None) -> Any:
-    if not isinstance(dtype, _DType) or dtype.kind[0] == "O":
-        raise _Refused("a number without a dtype")
-    array = machine._array(data, dtype, (), False)
-    machine.spend(array.nbytes)
-    return array.read().item()
-
-
-def _encode(machine: _Machine, text: Any = None, encoding: Any = "latin1") -> Any:
-    if encoding not in ("latin1", "latin-1"):
-        raise _Refused(f"text in the encoding {str(encoding)[:20]!r}")
-    if isinstance(text, _Span):
-        return text
-    try:
-        machine.spend(len(text))
-        return text.encode("latin-1")
-    except (AttributeError, TypeError, UnicodeEncodeError):
-        raise _Refused("bytes that are no bytes") from None
-
-
-def _no_bytes(machine: _Machine, *arguments: Any) -> bytes:
-    if arguments:
-        raise _Refused("bytes made of something")
-    return b""
-
-
-def _ordered(machine: _Machine, *arguments: Any) -> dict[Any, Any]:
-    if arguments:
-        raise _Refused("an OrderedDict made of something")
-    return {}
-
-
-def _not_called(machine: _Machine, *_: Any) -> NoReturn:
-    raise _Refused("it calls what numpy's pickles never call")
-
-
-_CALLS: dict[str, Callable[..., Any]] = {
-    "reconstruct": _reconstruct,
-    "dtype": _dtype,
-    "frombuffer": _frombuffer,
-    "scalar": _scalar,
-    "encode": _encode,
-    "bytes": _no_bytes,
-    "OrderedDict": _ordered,
-}
 
 
 def _two_names(machine: _Machine) -> None:
