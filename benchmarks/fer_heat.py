@@ -11,13 +11,11 @@ rank correlation), and how strong it is in the hottest frame, as a share of the 
 import argparse
 import json
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
 
-from affuse import explain
+from affuse.explain import grad_cam
 from affuse.metrics.intervals import spearman
 from affuse.runs import load_run
 from affuse.types import Batch
@@ -33,7 +31,7 @@ def main() -> None:
     torch.set_num_threads(1)
     trained = load_run(arguments.run)
     system, source = trained.system, trained.recipe.data.splits(trained.recipe.training.seed).validation
-    ways: dict[str, Any] = {"mean over the frame (Grad-CAM)": mean_over_frame, "place by place": torch.autograd.grad}
+    ways = {"mean over the frame (Grad-CAM)": False, "place by place": True}
     found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     even = []
     for index, plan in enumerate(source.plans):
@@ -46,11 +44,9 @@ def main() -> None:
         if strength.std() < 0.15:
             continue
         even.append(strength.mean() / strength.max())
-        for way, gradient in ways.items():
-            with mock.patch("torch.autograd.grad", gradient):
-                heat = (
-                    explain.grad_cam(system, Batch.collate([sample], system.modalities), "face")[0].sum((1, 2)).numpy()
-                )
+        batch = Batch.collate([sample], system.modalities)
+        for way, by_place in ways.items():
+            heat = grad_cam(system, batch, "face", by_place=by_place)[0].sum((1, 2)).numpy()
             if heat.max() > 0:
                 found[way].append((float(spearman(heat, strength)), strength[heat.argmax()] / strength.max()))
     table = {
@@ -68,15 +64,6 @@ def main() -> None:
         "any_frame": float(np.mean(even)),
     }
     arguments.out.write_text(json.dumps({**document, "ways": table}) + "\n")
-
-
-_gradient = torch.autograd.grad
-
-
-def mean_over_frame(*arguments: Any, **options: Any) -> tuple[torch.Tensor | None, ...]:
-    """The gradient with each channel's mean over a frame in every place of it: equation 1 of Grad-CAM."""
-    found = _gradient(*arguments, **options)
-    return tuple(None if one is None else one.mean((2, 3), keepdim=True).expand_as(one) for one in found)
 
 
 if __name__ == "__main__":

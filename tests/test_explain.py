@@ -97,6 +97,13 @@ def test_a_place_weighs_by_its_own_gradient_where_the_map_is_read_place_by_place
     batch = Batch.collate([Sample({"rgb": bright(0, 0, 0) + bright(0, 8, 12)})], Corner.modalities)
     heat = explain.grad_cam(Halves(), batch, "rgb", target=0)[0, 0]
     assert heat[1, 1] == 1 and heat[:, 8:].max() == 0
+    assert explain.grad_cam(Halves(), batch, "rgb", target=0, by_place=False).max() == 0
+
+
+def test_where_a_network_sums_its_map_both_ways_to_weigh_are_one() -> None:
+    batch = Batch.collate([Sample({"rgb": bright(1, 0, 12)})], Corner.modalities)
+    by_frame, by_place = (explain.grad_cam(Corner(), batch, "rgb", by_place=way) for way in (False, True))
+    torch.testing.assert_close(by_frame, by_place)
 
 
 def test_absent_modality_has_no_heat_and_moves_no_other_row() -> None:

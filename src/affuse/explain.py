@@ -33,7 +33,11 @@ from affuse.types import AffuseError, Batch, Output, Sample, System
 
 
 def grad_cam(
-    system: System, batch: Batch, modality: str, target: int | Int[Tensor, "b"] | None = None
+    system: System,
+    batch: Batch,
+    modality: str,
+    target: int | Int[Tensor, "b"] | None = None,
+    by_place: bool = True,
 ) -> Float[Tensor, "b t h w"]:
     """Heat maps of one modality, in [0, 1]; the largest value of each sample is 1, so its frames can be compared.
 
@@ -43,6 +47,7 @@ def grad_cam(
         batch: its input of `modality` is (b, t, c, h, w).
         target: the class whose evidence is shown, for all or each; by default the one that the system answers. A
             regression has one output, which is shown.
+        by_place: weigh each place by its own gradient (HiResCAM); False for the mean over its frame, equation 1 of Grad-CAM.
 
     Returns:
         Zero in rows where the modality is absent or nothing was answered, and where nothing speaks for the class.
@@ -85,6 +90,8 @@ def grad_cam(
         gradient = torch.autograd.grad(score, seen[0], allow_unused=True)[0] if score.requires_grad else None
     if gradient is None:
         return heat
+    if not by_place:
+        gradient = gradient.mean((2, 3), keepdim=True)
     small = (gradient * seen[0].detach()).sum(1, keepdim=True).relu()  # n 1 h' w'
     large = functional.interpolate(small, (h, w), mode="bilinear", align_corners=False)
     maps = torch.zeros(*there.shape, h, w, device=large.device)
