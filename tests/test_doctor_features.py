@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from affuse.data import mmsa
-from affuse.data.features import ARRAYS, MANIFEST, convert
+from affuse.data.feature_folder import ARRAYS, MANIFEST
+from affuse.data.features import convert
 from affuse.data.stored_sequences import sha256_of
 from affuse.doctor import CHECKS, doctor, has_errors, render
 

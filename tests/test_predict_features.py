@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from affuse import AffuseError, Sample, Task, runs
-from affuse.data.features import write_features
+from affuse.data.feature_folder import write_features
 from affuse.predict_features import SAMPLES_AT_ONCE, answer_features
 from affuse.recipe import resolve
 from affuse.systems import SYSTEMS

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from affuse.data import features, mintrec, mmmo_youtube, mmsa, mosi_utterances, mult_glove
+from affuse.data import feature_folder, mintrec, mmmo_youtube, mmsa, mosi_utterances, mult_glove
+from affuse.data.features import Features
 from affuse.data.splits import DataConfig
 from affuse.data.stored_sequences import sha256_of
 from affuse.doctor_data import Finding, some
@@ -42,7 +43,7 @@ def check_mmsa(root: str | Path, counts: dict[str, Any] | None = None) -> list[F
         about: dict[str, Any] = {}
         findings += _hash(path, mmsa.SHA256, about)
         config = mmsa.MMSA(str(path.parent), dataset, alignment)
-        findings += _facts(str(path), config, about, dict(zip(features.PARTS, mmsa.SIZES[dataset], strict=True)))
+        findings += _facts(str(path), config, about, dict(zip(feature_folder.PARTS, mmsa.SIZES[dataset], strict=True)))
         counts[path.relative_to(root).as_posix()] = about
     return findings
 
@@ -85,7 +86,7 @@ def check_mintrec(root: str | Path, counts: dict[str, Any] | None = None) -> lis
             findings.append(
                 Finding("error", f"{root / file}: no such file", "without it, leave it out of data.modalities")
             )
-    sizes = dict(zip(features.PARTS, (1334, 445, 445), strict=True))
+    sizes = dict(zip(feature_folder.PARTS, (1334, 445, 445), strict=True))
     if held:
         config = mintrec.MIntRec(str(root), modalities=tuple(held))
         return [*findings, *_facts(str(root), config, counts, sizes)]
@@ -144,19 +145,19 @@ def check_features(root: str | Path, counts: dict[str, Any] | None = None) -> li
     """
     root, counts = Path(root), {} if counts is None else counts
     try:
-        manifest, samples = features.read_features(root)
-        counts["sha256"] = sha256_of(root / features.ARRAYS)
+        manifest, samples = feature_folder.read_features(root)
+        counts["sha256"] = sha256_of(root / feature_folder.ARRAYS)
     except AffuseError as error:
         return [Finding("error", str(error))]
     counts |= {"name": manifest.get("name"), "samples": len(samples), "without_task": manifest.get("task") is None}
     findings = []
     if counts["sha256"] != manifest.get("sha256"):
-        what = f"{root / features.ARRAYS}: not as it was written (its SHA-256 is not the manifest's)"
+        what = f"{root / feature_folder.ARRAYS}: not as it was written (its SHA-256 is not the manifest's)"
         findings.append(Finding("error", what, "copy it again, or convert again"))
     if counts["without_task"]:
-        what = f"{root / features.MANIFEST}: names no task"
+        what = f"{root / feature_folder.MANIFEST}: names no task"
         return [*findings, Finding("warning", what, "write task, splits and targets there before training")]
-    return [*findings, *_facts(str(root), features.Features(str(root)), counts, {})]
+    return [*findings, *_facts(str(root), Features(str(root)), counts, {})]
 
 
 def _hash(path: Path, known: Mapping[tuple[str, str], str], about: dict[str, Any]) -> list[Finding]:
@@ -201,7 +202,7 @@ def _facts(where: str, config: DataConfig, counts: dict[str, Any], sizes: Mappin
 def _sizes(where: str, counts: Mapping[str, int], sizes: Mapping[str, int]) -> list[Finding]:
     if not sizes or dict(counts) == dict(sizes):
         return []
-    found, wanted = ("/".join(str(table[part]) for part in features.PARTS) for table in (counts, sizes))
+    found, wanted = ("/".join(str(table[part]) for part in feature_folder.PARTS) for table in (counts, sizes))
     return [
         Finding("warning", f"{where}: {found} samples; the published files have {wanted}", "is it a part of the data?")
     ]

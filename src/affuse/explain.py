@@ -36,7 +36,7 @@ def grad_cam(
     system: System,
     batch: Batch,
     modality: str,
-    target: int | Int[Tensor, "b"] | None = None,
+    target: int | Int[Tensor, " b"] | None = None,
     by_place: bool = True,
 ) -> Float[Tensor, "b t h w"]:
     """Heat maps of one modality, in [0, 1]; the largest value of each sample is 1, so its frames can be compared.

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from affuse.data.features import write_features
+from affuse.data.feature_folder import write_features
 from affuse.parts.text import TextEncoder
 from affuse.signals import landmarks
 from affuse.signals.audio import Audio, frame_times_us, log_mel, read_audio

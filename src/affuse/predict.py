@@ -162,7 +162,7 @@ def _summary(run: runs.Run, clips: list[Sample]) -> dict[str, Any]:
     return {"status": "ok", **whole, "windows": windows}
 
 
-def describe(system: System, said: Float[Tensor, "c"], weights: Mapping[str, Float[Tensor, "_"]]) -> dict[str, Any]:
+def describe(system: System, said: Float[Tensor, " c"], weights: Mapping[str, Float[Tensor, " _"]]) -> dict[str, Any]:
     """One answer as plain values: ``label`` and ``probabilities`` by class, or ``value`` and ``units``; and ``weights``.
 
     Args:

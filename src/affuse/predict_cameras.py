@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from affuse.predict import describe
+from affuse.runs import Run
 from affuse.segments import Segmentation, plain_segment, segments
 from affuse.signals.camera_windows import CameraWindow
 from affuse.signals.cameras import camera_inputs, camera_windows
@@ -42,7 +43,7 @@ class ShownWindow:
 
 
 def answer_recording(
-    run: runs.Run,
+    run: Run,
     files: Mapping[str, str | Path],
     *,
     hop_us: int | None = None,
@@ -209,7 +210,7 @@ def _outputs(system: System, clips: Sequence[Sample]) -> Iterator[tuple[Output |
 
 def _window(
     system: System, sample: Sample, output: Output | None, row: int
-) -> tuple[Float[Tensor, "c"], dict[str, Any]]:
+) -> tuple[Float[Tensor, " c"], dict[str, Any]]:
     """What was said in a window, NaN where nothing was, and its record."""
     regression = system.task.kind == "regression"
     place = {"start_us": int(sample.meta["start_us"]), "stop_us": int(sample.meta["stop_us"])}

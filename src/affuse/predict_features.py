@@ -1,7 +1,7 @@
 """predict over a folder of features: what a run says of each sample of it, one record a sample.
 
-The folder is in the project's own format (`affuse.data.features`), as ``affuse features`` and ``affuse data convert`` write
-it. Targets and splits in it are not looked at.
+The folder is in the project's own format (`affuse.data.feature_folder`), as ``affuse features`` and ``affuse data convert``
+write it. Targets and splits in it are not looked at.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from affuse import runs
-from affuse.data.features import read_features
+from affuse.data.feature_folder import read_features
 from affuse.data.stored_sequences import StoredSequences
 from affuse.predict import describe
 from affuse.types import AffuseError, Batch, Output, System

@@ -230,7 +230,7 @@ def attention_over_frames(rows: Sequence[tuple[str, Mapping[str, Tensor]]], moda
     return svg(figure, ATTENTION)
 
 
-def frame_shares(attention: Float[Tensor, "..."]) -> Float[Tensor, "t"]:
+def frame_shares(attention: Float[Tensor, "..."]) -> Float[Tensor, " t"]:
     """The attention of a sample, (t, y, x) or (t,), summed over each time step, as shares that sum to 1."""
     steps = attention.flatten(1).sum(1) if attention.dim() > 1 else attention
     return steps / steps.sum().clamp_min(torch.finfo(steps.dtype).tiny)

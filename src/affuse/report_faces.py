@@ -42,9 +42,9 @@ class Strip(NamedTuple):
 
     title: str
     note: str
-    times_us: Int[np.ndarray, "t"]
+    times_us: Int[np.ndarray, " t"]
     images: NDArray[np.uint8]
-    valid: Bool[np.ndarray, "t"]
+    valid: Bool[np.ndarray, " t"]
     heat: Float[np.ndarray, "t y x"] | None
     captions: Sequence[Sequence[str]]
 
@@ -94,10 +94,10 @@ class Timeline(NamedTuple):
     """
 
     classes: Sequence[str]
-    times_us: Int[np.ndarray, "k"]
+    times_us: Int[np.ndarray, " k"]
     probabilities: Float[np.ndarray, "k c"]
     unit_names: Sequence[str] = ()
-    unit_times_us: Int[np.ndarray, "t"] | None = None
+    unit_times_us: Int[np.ndarray, " t"] | None = None
     units: Float[np.ndarray, "t u"] | None = None
     gaps: Sequence[tuple[int, int]] = ()
 

@@ -25,7 +25,7 @@ class Shuffled(Sampler[int]):
             sample once.
     """
 
-    def __init__(self, n: int, seed: int, chances: Float[Tensor, "n"] | None = None):
+    def __init__(self, n: int, seed: int, chances: Float[Tensor, " n"] | None = None):
         self.n, self.seed, self.epoch, self.chances = n, seed, 0, chances
 
     def __len__(self) -> int:
@@ -42,7 +42,7 @@ class Shuffled(Sampler[int]):
         return iter(torch.multinomial(self.chances, self.n, replacement=True).tolist())
 
 
-def class_targets(source: SampleSource) -> Int[Tensor, "n"]:
+def class_targets(source: SampleSource) -> Int[Tensor, " n"]:
     """The class of each sample of a source, -1 where it is not known.
 
     A source that has a property ``targets``, a class index or None for each sample, is not read; of any other each sample is
@@ -63,7 +63,7 @@ def class_targets(source: SampleSource) -> Int[Tensor, "n"]:
     return torch.tensor(whole, dtype=torch.int64)
 
 
-def class_counts(targets: Int[Tensor, "n"], task: Task) -> Int[Tensor, "c"]:
+def class_counts(targets: Int[Tensor, " n"], task: Task) -> Int[Tensor, " c"]:
     """How many samples each class of a task has; those of an unknown class, below 0, are left out.
 
     Raises:
@@ -76,8 +76,8 @@ def class_counts(targets: Int[Tensor, "n"], task: Task) -> Int[Tensor, "c"]:
 
 
 def sampling_chances(
-    targets: Int[Tensor, "n"], task: Task, sampling: Literal["shuffled", "balanced", "square_root"]
-) -> Float[Tensor, "n"] | None:
+    targets: Int[Tensor, " n"], task: Task, sampling: Literal["shuffled", "balanced", "square_root"]
+) -> Float[Tensor, " n"] | None:
     """How likely each sample is to be drawn, so that a class of n_c samples is drawn in proportion to n_c^q.
 
     q is 0 with ``balanced``, so that every class that has samples is equally likely, and 1/2 with ``square_root`` (Mahajan

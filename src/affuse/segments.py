@@ -61,7 +61,7 @@ class Segment:
     confidence: float = float("nan")
 
 
-def window_starts(first_us: int, last_us: int, span_us: int, hop_us: int) -> Int[np.ndarray, "n"]:
+def window_starts(first_us: int, last_us: int, span_us: int, hop_us: int) -> Int[np.ndarray, " n"]:
     """Starts of the windows of `span_us` that lie within a recording, `hop_us` apart, from its beginning.
 
     None where the recording is shorter than one window; what is left at its end, less than a hop, is in no window.
@@ -72,8 +72,11 @@ def window_starts(first_us: int, last_us: int, span_us: int, hop_us: int) -> Int
 
 
 def average_windows(
-    start_us: Int[np.ndarray, "n"], stop_us: Int[np.ndarray, "n"], probabilities: Float[np.ndarray, "n c"], step_us: int
-) -> tuple[Int[np.ndarray, "k"], Float[np.ndarray, "k c"]]:
+    start_us: Int[np.ndarray, " n"],
+    stop_us: Int[np.ndarray, " n"],
+    probabilities: Float[np.ndarray, "n c"],
+    step_us: int,
+) -> tuple[Int[np.ndarray, " k"], Float[np.ndarray, "k c"]]:
     """Mean probabilities of each moment over the windows that its middle lies in.
 
     Args:
@@ -133,7 +136,7 @@ def running_median(probabilities: Float[np.ndarray, "k c"], moments: int) -> Flo
     return np.where(total > 0, smooth / np.where(total > 0, total, 1), probabilities)
 
 
-def moment_labels(probabilities: Float[np.ndarray, "k c"], threshold: float) -> Int[np.ndarray, "k"]:
+def moment_labels(probabilities: Float[np.ndarray, "k c"], threshold: float) -> Int[np.ndarray, " k"]:
     """The most probable class of each moment; `NO_ANSWER` below the threshold and where nothing is known."""
     known = np.isfinite(probabilities).all(1)
     filled = np.where(known[:, None], probabilities, 0.0)
@@ -141,8 +144,8 @@ def moment_labels(probabilities: Float[np.ndarray, "k c"], threshold: float) -> 
 
 
 def without_short(
-    labels: Int[np.ndarray, "k"], probabilities: Float[np.ndarray, "k c"], minimum: int
-) -> Int[np.ndarray, "k"]:
+    labels: Int[np.ndarray, " k"], probabilities: Float[np.ndarray, "k c"], minimum: int
+) -> Int[np.ndarray, " k"]:
     """Answers of fewer than `minimum` moments join a neighbour, the shortest and then the earliest first.
 
     It is the neighbour whose class is more probable over these moments, the earlier one where both are alike; a neighbour
@@ -162,8 +165,8 @@ def without_short(
 
 
 def segments(
-    start_us: Int[np.ndarray, "n"],
-    stop_us: Int[np.ndarray, "n"],
+    start_us: Int[np.ndarray, " n"],
+    stop_us: Int[np.ndarray, " n"],
     probabilities: Float[np.ndarray, "n c"],
     settings: Segmentation | None = None,
 ) -> list[Segment]:
@@ -206,7 +209,7 @@ def plain_segment(segment: Segment, classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def labels_at(found: Sequence[Segment], times_us: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+def labels_at(found: Sequence[Segment], times_us: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """The label at each moment of a clock, such as that of the frames of a truth; `NO_ANSWER` outside of all segments.
 
     Args:

@@ -98,7 +98,7 @@ class Batch:
 
     inputs: dict[str, Tensor]
     present: Bool[Tensor, "b m"]
-    lengths: dict[str, Int[Tensor, "b"]] = field(default_factory=dict)
+    lengths: dict[str, Int[Tensor, " b"]] = field(default_factory=dict)
     times_us: dict[str, Int[Tensor, "b t"]] = field(default_factory=dict)
     target: Tensor | None = None
     meta: tuple[Mapping[str, Any], ...] = ()
@@ -111,7 +111,7 @@ class Batch:
     def size(self) -> int:
         return self.present.shape[0]
 
-    def has(self, modality: str) -> Bool[Tensor, "b"]:
+    def has(self, modality: str) -> Bool[Tensor, " b"]:
         """Which rows have this modality; none where the batch does not know it."""
         if modality not in self.inputs:
             return torch.zeros(self.size, dtype=torch.bool, device=self.present.device)
@@ -210,13 +210,13 @@ class Output:
     """
 
     logits: Float[Tensor, "b c"]
-    answered: Bool[Tensor, "b"]
+    answered: Bool[Tensor, " b"]
     weights: dict[str, Tensor] = field(default_factory=dict)
     unimodal: dict[str, Tensor] = field(default_factory=dict)
     aux: dict[str, Tensor] = field(default_factory=dict)
 
     @property
-    def value(self) -> Float[Tensor, "b"]:
+    def value(self) -> Float[Tensor, " b"]:
         """The predicted value of a regression."""
         if self.logits.shape[1] != 1:
             raise AffuseError("value is for a regression; this output has several classes: read logits")
@@ -253,7 +253,7 @@ class System(nn.Module, ABC):
         """By modality, the modules that read it alone: whose learning a balancing method may slow. Empty: it has none."""
         return {}
 
-    def know_classes(self, counts: Int[Tensor, "c"]) -> None:
+    def know_classes(self, counts: Int[Tensor, " c"]) -> None:
         """Told before training how many training samples each class has; only of a classification.
 
         What a system keeps of it belongs into a buffer, so that a resumed run and an evaluation know it. A system that does

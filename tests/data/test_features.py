@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from affuse import AffuseError
 from affuse.data import DATASETS
-from affuse.data.features import ARRAYS, CONVERTIBLE, MANIFEST, Features, convert, read_features, write_features
+from affuse.data.feature_folder import ARRAYS, MANIFEST, read_features, write_features
+from affuse.data.features import CONVERTIBLE, Features, convert
 from affuse.types import Sample, Task
 
 CLASSES = Task("classification", ("a", "b"))

@@ -36,7 +36,7 @@ from affuse.types import Batch, Output, System
 
 
 def similarities(
-    features: Float[Tensor, "r d"], prototypes: Float[Tensor, "c d"], known: Bool[Tensor, "c"]
+    features: Float[Tensor, "r d"], prototypes: Float[Tensor, "c d"], known: Bool[Tensor, " c"]
 ) -> Float[Tensor, "r c"]:
     """Minus the Euclidean distance to each prototype; minus infinity to those that are not known."""
     distances = torch.cdist(features.float(), prototypes.float(), compute_mode="donot_use_mm_for_euclid_dist")
@@ -113,7 +113,7 @@ class PMR(Balance):
 
     @staticmethod
     @torch.no_grad()
-    def estimate(system: System, batches: Any) -> dict[str, tuple[Float[Tensor, "c d"], Bool[Tensor, "c"]]]:
+    def estimate(system: System, batches: Any) -> dict[str, tuple[Float[Tensor, "c d"], Bool[Tensor, " c"]]]:
         """Mean features of each class by modality, and which classes were there."""
         device = next(system.parameters()).device
         sums: dict[str, Tensor] = {}

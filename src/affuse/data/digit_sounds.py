@@ -179,7 +179,7 @@ def silent(sound: Audio | CochleaSpikes) -> bool:
     return not len(sound.samples) or float(sound.samples.abs().max()) <= SILENCE
 
 
-def distort(samples: Float[Tensor, "n"], rate_hz: int, features: SoundFeatures) -> Float[Tensor, "k"]:
+def distort(samples: Float[Tensor, " n"], rate_hz: int, features: SoundFeatures) -> Float[Tensor, " k"]:
     """A recording as another speaker, microphone and moment might have given it: speed, ends, loudness, noise."""
     speed, start, stop, gain, noise = (2 * torch.rand(5) - 1).tolist()
     count = round(len(samples) / (1 + speed * features.max_speed))

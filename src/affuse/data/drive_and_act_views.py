@@ -114,7 +114,7 @@ def find_recordings(
 
 def read_frames(
     recording: Recording, numbers: Sequence[int], spec: CameraSpec
-) -> tuple[Float[Tensor, "t c s s"], Int[Tensor, "t"]]:
+) -> tuple[Float[Tensor, "t c s s"], Int[Tensor, " t"]]:
     """Frames by number, normalised, and their times, microseconds from frame 0; a frame that cannot be decoded, or that the
     recording does not have, is NaN.
 

@@ -197,7 +197,7 @@ def read_annotations(path: Path) -> list[Annotation]:
     return list(found.values())
 
 
-def load_tokenizer(name: str, max_length: int) -> Callable[[Sequence[str]], list[Int[Tensor, "t"]]]:
+def load_tokenizer(name: str, max_length: int) -> Callable[[Sequence[str]], list[Int[Tensor, " t"]]]:
     """A function from texts to their ids, special tokens included, at most `max_length` each.
 
     Args:
@@ -216,7 +216,7 @@ def load_tokenizer(name: str, max_length: int) -> Callable[[Sequence[str]], list
         said = " ".join(str(error).split())[:160]
         raise AffuseError(f"no tokenizer {name!r} ({said}); give a local folder or go online once") from None
 
-    def encode(texts: Sequence[str]) -> list[Int[Tensor, "t"]]:
+    def encode(texts: Sequence[str]) -> list[Int[Tensor, " t"]]:
         ids = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
         return [torch.tensor(row, dtype=torch.int64) for row in ids]
 

@@ -140,10 +140,10 @@ class NMNIST:
 class _Recording:
     name: str
     digit: int
-    t_us: Int[Tensor, "n"]
-    x: Int[Tensor, "n"]
-    y: Int[Tensor, "n"]
-    on: Int[Tensor, "n"]
+    t_us: Int[Tensor, " n"]
+    x: Int[Tensor, " n"]
+    y: Int[Tensor, " n"]
+    on: Int[Tensor, " n"]
 
 
 class Recordings:
@@ -178,10 +178,10 @@ def _sample(
 
 
 def count_images(
-    t_us: Float[Tensor, "n"],
-    x: Float[Tensor, "n"],
-    y: Float[Tensor, "n"],
-    on: Int[Tensor, "n"],
+    t_us: Float[Tensor, " n"],
+    x: Float[Tensor, " n"],
+    y: Float[Tensor, " n"],
+    on: Int[Tensor, " n"],
     *,
     frames: int,
     bins: int,
@@ -201,7 +201,7 @@ def count_images(
 
 
 def _move(
-    t_us: Float[Tensor, "n"], x: Float[Tensor, "n"], y: Float[Tensor, "n"], on: Int[Tensor, "n"], config: NMNIST
+    t_us: Float[Tensor, " n"], x: Float[Tensor, " n"], y: Float[Tensor, " n"], on: Int[Tensor, " n"], config: NMNIST
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One random similarity for the whole recording, a shift in time, and dropout of single events."""
     shift_x, shift_y, turn, scale, shift_t = (2 * torch.rand(5) - 1).tolist()

@@ -162,7 +162,7 @@ def cut(audio: Audio, segment_s: tuple[float, float] | None, path: Path) -> Audi
     return Audio(part, audio.sample_rate_hz, max(audio.start_us, round(segment_s[0] * 1e6)), audio.dropped)
 
 
-def sound_input(samples: Float[Tensor, "n"], spec: SoundSpec) -> Tensor:
+def sound_input(samples: Float[Tensor, " n"], spec: SoundSpec) -> Tensor:
     """A sound as `SoundSpec` says: (steps, 1, f, w), or (t, bands). Silence is finite.
 
     Raises:

@@ -267,7 +267,7 @@ def convolution_accumulates(
 
 def touched_outputs(
     size: int, output_size: int, kernel: int, stride: int, dilation: int, before: int
-) -> Int[Tensor, "{size}"]:
+) -> Int[Tensor, " {size}"]:
     """How many outputs each input place of one axis touches: of (output o, tap k), those with o stride + k dilation - before
     equal to the place. Along several axes, the counts multiply."""
     outputs, taps = torch.arange(output_size)[:, None], torch.arange(kernel)

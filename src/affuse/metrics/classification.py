@@ -25,7 +25,7 @@ RULES = {
 
 
 def confusion_matrix(
-    target: Int[np.ndarray, "n"], prediction: Int[np.ndarray, "n"], classes: int
+    target: Int[np.ndarray, " n"], prediction: Int[np.ndarray, " n"], classes: int
 ) -> Int[np.ndarray, "{classes} {classes}+1"]:
     """Counts; row: true class, column: predicted class, last column: not answered (prediction -1).
 
@@ -43,12 +43,12 @@ def confusion_matrix(
     return flat.reshape(classes, classes + 1).astype(np.int64)
 
 
-def weighted_average_recall(target: Int[np.ndarray, "n"], prediction: Int[np.ndarray, "n"]) -> float:
+def weighted_average_recall(target: Int[np.ndarray, " n"], prediction: Int[np.ndarray, " n"]) -> float:
     """WAR: the mean of the classes' recalls weighted by their support, which is accuracy: correct / all. NaN of nothing."""
     return float(np.mean(target == prediction)) if len(target) else float("nan")
 
 
-def unweighted_average_recall(target: Int[np.ndarray, "n"], prediction: Int[np.ndarray, "n"]) -> float:
+def unweighted_average_recall(target: Int[np.ndarray, " n"], prediction: Int[np.ndarray, " n"]) -> float:
     """UAR: the plain mean of the recalls of the classes that occur in `target` (balanced accuracy). NaN of nothing."""
     if not len(target):
         return float("nan")
@@ -56,15 +56,15 @@ def unweighted_average_recall(target: Int[np.ndarray, "n"], prediction: Int[np.n
 
 
 def per_class_recall(
-    target: Int[np.ndarray, "n"], prediction: Int[np.ndarray, "n"], classes: int
-) -> Float[np.ndarray, "{classes}"]:
+    target: Int[np.ndarray, " n"], prediction: Int[np.ndarray, " n"], classes: int
+) -> Float[np.ndarray, " {classes}"]:
     """Of the samples of each class, the part that was answered with it; NaN where `target` has none of the class."""
     counts = confusion_matrix(target, prediction, classes)
     return ratio(np.diagonal(counts), counts.sum(1))
 
 
 def reliability_bins(
-    confidence: Float[np.ndarray, "n"], correct: Int[np.ndarray, "n"], bins: int = 10
+    confidence: Float[np.ndarray, " n"], correct: Int[np.ndarray, " n"], bins: int = 10
 ) -> dict[str, list[float | int | None]]:
     """Equal-width bins over [0, 1] of the confidence (probability of the answer), for a reliability diagram.
 
@@ -86,7 +86,7 @@ def reliability_bins(
 
 
 def expected_calibration_error(
-    confidence: Float[np.ndarray, "n"], correct: Int[np.ndarray, "n"], bins: int = 10
+    confidence: Float[np.ndarray, " n"], correct: Int[np.ndarray, " n"], bins: int = 10
 ) -> float:
     """ECE: |accuracy - mean confidence| of each bin of `reliability_bins`, weighted by the samples in it. NaN of nothing.
 
@@ -103,7 +103,7 @@ def expected_calibration_error(
     return float(sum(gaps) / len(confidence))
 
 
-def macro_scores(target: Int[np.ndarray, "n"], prediction: Int[np.ndarray, "n"], classes: int) -> dict[str, float]:
+def macro_scores(target: Int[np.ndarray, " n"], prediction: Int[np.ndarray, " n"], classes: int) -> dict[str, float]:
     """``macro_precision``, ``macro_recall`` and ``macro_f1``: plain means over the classes present in truth or answers.
 
     They are scikit-learn's ``average="macro"`` with its default labels and ``zero_division=0``, as MIntRec reports them.
@@ -114,11 +114,11 @@ def macro_scores(target: Int[np.ndarray, "n"], prediction: Int[np.ndarray, "n"],
 
 
 def bootstrap_classification(
-    target: Int[np.ndarray, "n"],
-    prediction: Int[np.ndarray, "n"],
+    target: Int[np.ndarray, " n"],
+    prediction: Int[np.ndarray, " n"],
     classes: int,
-    cluster: Int[np.ndarray, "n"],
-    crop: Int[np.ndarray, "n"],
+    cluster: Int[np.ndarray, " n"],
+    crop: Int[np.ndarray, " n"],
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> dict[str, Any]:

@@ -13,9 +13,9 @@ Measure = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 def bootstrap(
-    statistics: Float[np.ndarray, "n *s"],
-    cluster: Int[np.ndarray, "n"],
-    crop: Int[np.ndarray, "n"],
+    statistics: Float[np.ndarray, " n *s"],
+    cluster: Int[np.ndarray, " n"],
+    crop: Int[np.ndarray, " n"],
     measure: Measure,
     seed: int = 0,
     resamples: int = RESAMPLES,
@@ -53,13 +53,13 @@ def bootstrap(
     }
 
 
-def ranks(values: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+def ranks(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Ranks from 1; equal values share the mean of their ranks."""
     _, inverse, count = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(count) - (count - 1) / 2)[inverse]
 
 
-def spearman(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"]) -> float:
+def spearman(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> float:
     """Spearman's rank correlation: Pearson's of the ranks, ties averaged. NaN where one side is constant or n < 2."""
     if len(a) < 2:
         return float("nan")

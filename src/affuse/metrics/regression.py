@@ -45,7 +45,7 @@ def measured(value_range: tuple[float, float] | None) -> tuple[str, ...]:
     )
 
 
-def regression_scores(target: Float[np.ndarray, "n"], value: Float[np.ndarray, "n"]) -> dict[str, float]:
+def regression_scores(target: Float[np.ndarray, " n"], value: Float[np.ndarray, " n"]) -> dict[str, float]:
     """Every metric of `RULES`, NaN where it is not known (correlation of a constant, acc2_non0 where every truth is 0).
 
     Args:
@@ -57,10 +57,10 @@ def regression_scores(target: Float[np.ndarray, "n"], value: Float[np.ndarray, "
 
 
 def bootstrap_regression(
-    target: Float[np.ndarray, "n"],
-    value: Float[np.ndarray, "n"],
-    cluster: Int[np.ndarray, "n"],
-    crop: Int[np.ndarray, "n"],
+    target: Float[np.ndarray, " n"],
+    value: Float[np.ndarray, " n"],
+    cluster: Int[np.ndarray, " n"],
+    crop: Int[np.ndarray, " n"],
     names: Sequence[str] = tuple(RULES),
     seed: int = 0,
     resamples: int = RESAMPLES,
@@ -75,7 +75,7 @@ def bootstrap_regression(
     return {name: found[name][0] for name in names}
 
 
-def _statistics(target: Float[np.ndarray, "n"], value: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n s"]:
+def _statistics(target: Float[np.ndarray, " n"], value: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n s"]:
     target, value = target.astype(np.float64), value.astype(np.float64)
     answered = np.isfinite(value)
     said = np.where(answered, value, 0.0)

@@ -32,7 +32,7 @@ RULES = {
 }
 
 
-def runs_of(labels: Int[np.ndarray, "n"]) -> list[tuple[int, int, int]]:
+def runs_of(labels: Int[np.ndarray, " n"]) -> list[tuple[int, int, int]]:
     """Equal neighbours as (label, begin, end), end not included."""
     if not len(labels):
         return []
@@ -40,19 +40,19 @@ def runs_of(labels: Int[np.ndarray, "n"]) -> list[tuple[int, int, int]]:
     return [(int(labels[begin]), begin, end) for begin, end in pairwise(edges)]
 
 
-def label_segments(labels: Int[np.ndarray, "n"], background: Collection[int] = ()) -> list[tuple[int, int, int]]:
+def label_segments(labels: Int[np.ndarray, " n"], background: Collection[int] = ()) -> list[tuple[int, int, int]]:
     """`runs_of` the labels without those of no class and of the background."""
     return [run for run in runs_of(labels) if run[0] != UNANSWERED and run[0] not in background]
 
 
-def frame_accuracy(target: Int[np.ndarray, "n"], prediction: Int[np.ndarray, "n"]) -> float:
+def frame_accuracy(target: Int[np.ndarray, " n"], prediction: Int[np.ndarray, " n"]) -> float:
     """Correct frames / annotated frames; NaN where no frame is annotated."""
     known = target != UNANSWERED
     return float((target[known] == prediction[known]).mean()) if known.any() else float("nan")
 
 
 def edit_score(
-    target: Int[np.ndarray, "n"], prediction: Int[np.ndarray, "n"], background: Collection[int] = ()
+    target: Int[np.ndarray, " n"], prediction: Int[np.ndarray, " n"], background: Collection[int] = ()
 ) -> float:
     """1 - Levenshtein distance between the sequences of the segments' classes / the length of the longer one.
 
@@ -64,7 +64,7 @@ def edit_score(
     return 1 - levenshtein(truth, said) / longer if longer else 1.0
 
 
-def levenshtein(a: Int[np.ndarray, "n"], b: Int[np.ndarray, "k"]) -> int:
+def levenshtein(a: Int[np.ndarray, " n"], b: Int[np.ndarray, " k"]) -> int:
     """The fewest insertions, deletions and substitutions, each of cost 1, that make `b` of `a`."""
     row = np.arange(len(b) + 1)
     columns = np.arange(len(b) + 1)
@@ -76,7 +76,7 @@ def levenshtein(a: Int[np.ndarray, "n"], b: Int[np.ndarray, "k"]) -> int:
 
 
 def segment_counts(
-    target: Int[np.ndarray, "n"], prediction: Int[np.ndarray, "n"], overlap: float, background: Collection[int] = ()
+    target: Int[np.ndarray, " n"], prediction: Int[np.ndarray, " n"], overlap: float, background: Collection[int] = ()
 ) -> tuple[int, int, int]:
     """True positives, false positives and false negatives among the segments.
 
@@ -103,7 +103,7 @@ def segment_counts(
 
 
 def segmental_f1(
-    target: Int[np.ndarray, "n"], prediction: Int[np.ndarray, "n"], overlap: float, background: Collection[int] = ()
+    target: Int[np.ndarray, " n"], prediction: Int[np.ndarray, " n"], overlap: float, background: Collection[int] = ()
 ) -> float:
     """F1@k with k = 100 `overlap`: 2 TP / (2 TP + FP + FN) of `segment_counts`; 1 where neither has a segment."""
     hits, extra, missed = segment_counts(target, prediction, overlap, background)
@@ -111,7 +111,7 @@ def segmental_f1(
 
 
 def segment_scores(
-    recordings: Sequence[tuple[Int[np.ndarray, "_"], Int[np.ndarray, "_"]]], background: Collection[int] = ()
+    recordings: Sequence[tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"]]], background: Collection[int] = ()
 ) -> dict[str, Any]:
     """Every metric of this file, over recordings of (truth, answer) of their frames.
 

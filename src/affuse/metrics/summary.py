@@ -92,7 +92,7 @@ def summarise(records: Sequence[Record], task: Task, modalities: Sequence[str], 
     }
 
 
-def _measure(known: Sequence[Record], task: Task, cluster: Int[np.ndarray, "n"], seed: int) -> dict[str, Any]:
+def _measure(known: Sequence[Record], task: Task, cluster: Int[np.ndarray, " n"], seed: int) -> dict[str, Any]:
     """The metrics of records with a target; of a classification with per_class, by name."""
     crop = np.array([_crop(record) for record in known], dtype=np.int64)
     if task.kind == "regression":
@@ -127,7 +127,7 @@ def _of_regression(task: Task) -> dict[str, Any]:
 
 
 def _unimodal(
-    known: Sequence[Record], task: Task, cluster: Int[np.ndarray, "n"], modalities: Sequence[str], seed: int
+    known: Sequence[Record], task: Task, cluster: Int[np.ndarray, " n"], modalities: Sequence[str], seed: int
 ) -> dict[str, Any]:
     """The metrics of each modality alone, over the samples of which it said something."""
     found: dict[str, Any] = {}
@@ -146,7 +146,7 @@ def _alone(record: Record, answer: Any, task: Task) -> Record:
     return {**record, **said, "answered": True}
 
 
-def _classes(known: Sequence[Record]) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]:
+def _classes(known: Sequence[Record]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     """Target and prediction of records that have a target."""
     none = classification.UNANSWERED
     rows = [(int(r["target"]), int(r["prediction"]) if is_answered(r) else none) for r in known]
@@ -154,7 +154,7 @@ def _classes(known: Sequence[Record]) -> tuple[Int[np.ndarray, "n"], Int[np.ndar
     return table[:, 0], table[:, 1]
 
 
-def _values(known: Sequence[Record]) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+def _values(known: Sequence[Record]) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     """Target and value of records that have a target; NaN where not answered."""
     rows = [(r["target"], r["value"] if is_answered(r) else np.nan) for r in known]
     table = np.array(rows, dtype=np.float64).reshape(len(rows), 2)
@@ -169,5 +169,5 @@ def _conditions(records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(str(r["condition"]) for r in records if r.get("condition") is not None))
 
 
-def _numbered(names: Sequence[str]) -> Int[np.ndarray, "n"]:
+def _numbered(names: Sequence[str]) -> Int[np.ndarray, " n"]:
     return np.unique(np.array(names, dtype=str), return_inverse=True)[1].astype(np.int64)

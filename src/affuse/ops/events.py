@@ -60,8 +60,8 @@ def native_is_built() -> tuple[bool, str]:
 
 
 def window_bounds(
-    t_us: Int[Tensor, "n"], start_us: Int[Tensor, "k"], stop_us: Int[Tensor, "k"]
-) -> tuple[Int[Tensor, "k"], Int[Tensor, "k"]]:
+    t_us: Int[Tensor, " n"], start_us: Int[Tensor, " k"], stop_us: Int[Tensor, " k"]
+) -> tuple[Int[Tensor, " k"], Int[Tensor, " k"]]:
     """Where in a sorted stream the events with start <= t < stop stand, for many windows at once: first, and one past last.
 
     The time it takes grows with the number of windows and the logarithm of the stream, which is not copied; windows that
@@ -77,10 +77,10 @@ def window_bounds(
 
 
 def voxel_grid(
-    t_us: Int[Tensor, "n"],
-    x: Int[Tensor, "n"],
-    y: Int[Tensor, "n"],
-    p: Int[Tensor, "n"] | Bool[Tensor, "n"],
+    t_us: Int[Tensor, " n"],
+    x: Int[Tensor, " n"],
+    y: Int[Tensor, " n"],
+    p: Int[Tensor, " n"] | Bool[Tensor, " n"],
     *,
     bins: int,
     height: int,
@@ -146,9 +146,9 @@ def voxel_grid(
 
 
 def count_image(
-    x: Int[Tensor, "n"],
-    y: Int[Tensor, "n"],
-    p: Int[Tensor, "n"] | Bool[Tensor, "n"],
+    x: Int[Tensor, " n"],
+    y: Int[Tensor, " n"],
+    p: Int[Tensor, " n"] | Bool[Tensor, " n"],
     *,
     height: int,
     width: int,
@@ -163,10 +163,10 @@ def count_image(
 
 
 def time_surface(
-    t_us: Int[Tensor, "n"],
-    x: Int[Tensor, "n"],
-    y: Int[Tensor, "n"],
-    p: Int[Tensor, "n"] | Bool[Tensor, "n"],
+    t_us: Int[Tensor, " n"],
+    x: Int[Tensor, " n"],
+    y: Int[Tensor, " n"],
+    p: Int[Tensor, " n"] | Bool[Tensor, " n"],
     *,
     height: int,
     width: int,
@@ -210,10 +210,10 @@ def time_surface(
 
 
 def accumulated_image(
-    t_us: Int[Tensor, "n"],
-    x: Int[Tensor, "n"],
-    y: Int[Tensor, "n"],
-    p: Int[Tensor, "n"] | Bool[Tensor, "n"],
+    t_us: Int[Tensor, " n"],
+    x: Int[Tensor, " n"],
+    y: Int[Tensor, " n"],
+    p: Int[Tensor, " n"] | Bool[Tensor, " n"],
     *,
     height: int,
     width: int,

@@ -81,7 +81,7 @@ def _from_environment() -> str:
 
 
 def lif(
-    inputs: Float[Tensor, "t *neuron"],
+    inputs: Float[Tensor, " t *neuron"],
     state: Float[Tensor, "*neuron"] | None = None,
     *,
     tau: float = 0.5,
@@ -91,7 +91,7 @@ def lif(
     alpha: float = 1.0,
     detach_reset: bool = False,
     form: Form = "auto",
-) -> tuple[Float[Tensor, "t *neuron"], Float[Tensor, "*neuron"]]:
+) -> tuple[Float[Tensor, " t *neuron"], Float[Tensor, "*neuron"]]:
     """Run neurons over all steps of their input.
 
     Args:
@@ -155,10 +155,10 @@ def lif_step(
 
 
 def lif_reference(
-    inputs: Float[Tensor, "t *neuron"],
+    inputs: Float[Tensor, " t *neuron"],
     state: Float[Tensor, "*neuron"] | None = None,
     **settings: Any,
-) -> tuple[Float[Tensor, "t *neuron"], Float[Tensor, "*neuron"]]:
+) -> tuple[Float[Tensor, " t *neuron"], Float[Tensor, "*neuron"]]:
     """`lif` as a plain fold of `lif_step`, in the dtype it is given; keywords as there."""
     v = inputs.new_zeros(inputs.shape[1:]) if state is None else state.clone()
     spikes = []

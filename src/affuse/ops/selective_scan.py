@@ -73,7 +73,7 @@ def selective_scan(
     A: Float[Tensor, "d n"],
     B: Float[Tensor, "b t n"],
     C: Float[Tensor, "b t n"],
-    D: Float[Tensor, "d"] | None = None,
+    D: Float[Tensor, " d"] | None = None,
     state: Float[Tensor, "b d n"] | None = None,
     *,
     reverse: bool = False,
@@ -156,7 +156,7 @@ def selective_scan_step(
     A: Float[Tensor, "d n"],
     B_t: Float[Tensor, "b n"],
     C_t: Float[Tensor, "b n"],
-    D: Float[Tensor, "d"] | None,
+    D: Float[Tensor, " d"] | None,
     state: Float[Tensor, "b d n"],
 ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d n"]]:
     """One step of the recurrence: the output and the next state. Arguments as in `selective_scan`, without time."""
@@ -172,7 +172,7 @@ def selective_scan_reference(
     A: Float[Tensor, "d n"],
     B: Float[Tensor, "b t n"],
     C: Float[Tensor, "b t n"],
-    D: Float[Tensor, "d"] | None = None,
+    D: Float[Tensor, " d"] | None = None,
     state: Float[Tensor, "b d n"] | None = None,
 ) -> tuple[Float[Tensor, "b t d"], Float[Tensor, "b d n"]]:
     """`selective_scan` forward in time as a plain fold of `selective_scan_step`, in the dtype it is given."""

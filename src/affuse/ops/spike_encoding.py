@@ -24,7 +24,7 @@ from torch import Tensor
 from affuse.types import AffuseError
 
 
-def direct(x: Float[Tensor, "*any"], steps: int) -> Float[Tensor, "t *any"]:
+def direct(x: Float[Tensor, "*any"], steps: int) -> Float[Tensor, " t *any"]:
     """The same currents at every step, as a view of `x` that takes no memory; any finite numbers.
 
     A spiking layer weights such a view once, not `steps` times.
@@ -42,7 +42,7 @@ def direct(x: Float[Tensor, "*any"], steps: int) -> Float[Tensor, "t *any"]:
 
 def rate(
     x: Float[Tensor, "*any"], steps: int, generator: torch.Generator | None = None, *, regular: bool = False
-) -> Float[Tensor, "t *any"]:
+) -> Float[Tensor, " t *any"]:
     """Spikes, 0 or 1, of which the share x is 1.
 
     Args:
@@ -64,7 +64,7 @@ def rate(
     return ((t * x.double()).floor().diff(dim=0) > 0).to(x.dtype)
 
 
-def latency(x: Float[Tensor, "*any"], steps: int) -> Float[Tensor, "t *any"]:
+def latency(x: Float[Tensor, "*any"], steps: int) -> Float[Tensor, " t *any"]:
     """One spike for each number above 0, at the step floor((1 - x) steps), the last step at the latest.
 
     So the range is cut into `steps` equal parts: with four, x in (0.75, 1] fires at step 0 and x in (0, 0.25] at step 3.

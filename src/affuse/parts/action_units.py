@@ -255,7 +255,7 @@ def au_weights(
     return scores / torch.where(valid.any(1, keepdim=True), scores.sum(1, keepdim=True), 1.0)
 
 
-def describe_action_units(intensities: Float[Tensor, "u"], least: float = 0.2) -> list[tuple[str, float]]:
+def describe_action_units(intensities: Float[Tensor, " u"], least: float = 0.2) -> list[tuple[str, float]]:
     """What a reader is told of one frame: ("AU12 lip corner puller", 0.8), strongest first.
 
     Args:

@@ -66,7 +66,7 @@ class ClassBalance:
             raise AffuseError(f"clip is {list(self.clip)}; it is the smallest and the largest class weight, above 0")
 
 
-def class_weights(counts: Num[Tensor, "c"], settings: ClassBalance) -> Float[Tensor, "c"]:
+def class_weights(counts: Num[Tensor, " c"], settings: ClassBalance) -> Float[Tensor, " c"]:
     """The weight of each class, within `ClassBalance.clip`; 1 each without weights, or where classes are equally common.
 
     With n'_c = max(n_c + smoothing, 1):
@@ -96,7 +96,7 @@ def class_weights(counts: Num[Tensor, "c"], settings: ClassBalance) -> Float[Ten
 
 
 def balanced_loss(
-    logits: Float[Tensor, "b c"], target: Int[Tensor, "b"], counts: Num[Tensor, "c"], settings: ClassBalance
+    logits: Float[Tensor, "b c"], target: Int[Tensor, " b"], counts: Num[Tensor, " c"], settings: ClassBalance
 ) -> Float[Tensor, ""]:
     """The loss of a batch: the mean over its samples of weight times focal factor times cross-entropy.
 
@@ -133,5 +133,5 @@ def balanced_loss(
     return losses.sum() / max(len(losses), 1)
 
 
-def _smoothed(counts: Num[Tensor, "c"], settings: ClassBalance) -> Float[Tensor, "c"]:
+def _smoothed(counts: Num[Tensor, " c"], settings: ClassBalance) -> Float[Tensor, " c"]:
     return (counts.double() + settings.smoothing).clamp_min(1)

@@ -19,19 +19,21 @@ LEAST = 1e-8  # a score that a ratio may still be taken of
 ROUNDING = 1e-6  # of ratios in float32
 
 
-def modality_scores(logits: Float[Tensor, "r c"], target: Int[Tensor, "r"]) -> Float[Tensor, "r"]:
+def modality_scores(logits: Float[Tensor, "r c"], target: Int[Tensor, " r"]) -> Float[Tensor, " r"]:
     """s: the softmax score of the true class, in float32."""
     return logits.float().softmax(1).gather(1, target[:, None]).squeeze(1)
 
 
 @torch.no_grad()
-def scored_rows(logits: Float[Tensor, "b c"], target: Int[Tensor, "b"], rows: Bool[Tensor, "b"]) -> Float[Tensor, "r"]:
+def scored_rows(
+    logits: Float[Tensor, "b c"], target: Int[Tensor, " b"], rows: Bool[Tensor, " b"]
+) -> Float[Tensor, " r"]:
     """`modality_scores` of these rows; rows whose logits are not numbers are left out."""
     rows = rows & logits.isfinite().all(1)
     return modality_scores(logits[rows], target[rows])
 
 
-def contribution_ratios(scores: Float[Tensor, "m"]) -> Float[Tensor, "m"]:
+def contribution_ratios(scores: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
     """rho: each modality's score over the mean of the others'; with two, over the other's.
 
     Args:
@@ -59,7 +61,7 @@ def ratios(scores: Mapping[str, float]) -> dict[str, float]:
     return dict(zip(scores, found.tolist(), strict=True))
 
 
-def modulation_factors(ratios: Float[Tensor, "m"], suppression: Float[Tensor, "m"]) -> Float[Tensor, "m"]:
+def modulation_factors(ratios: Float[Tensor, " m"], suppression: Float[Tensor, " m"]) -> Float[Tensor, " m"]:
     """k: 1 - tanh(suppression rho) where rho > 1, else 1.
 
     k jumps where rho passes 1, so a ratio that is 1 but for rounding is 1: of equals nobody is held back.

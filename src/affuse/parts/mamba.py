@@ -92,7 +92,7 @@ class MambaBlock(nn.Module):
         return MambaState(self.A_log.new_zeros(b, self.d_conv - 1, e), self.A_log.new_zeros(b, e, n))
 
     def step(
-        self, x: Float[Tensor, "b d"], state: MambaState, valid: Bool[Tensor, "b"] | None = None
+        self, x: Float[Tensor, "b d"], state: MambaState, valid: Bool[Tensor, " b"] | None = None
     ) -> tuple[Float[Tensor, "b d"], MambaState]:
         """One step: `forward` is a fold of it. Cost and state do not grow with the steps before."""
         if valid is not None:
@@ -123,7 +123,7 @@ class MambaBlock(nn.Module):
 
 
 def causal_convolution(
-    x: Float[Tensor, "b t e"], weight: Float[Tensor, "e 1 k"], bias: Float[Tensor, "e"]
+    x: Float[Tensor, "b t e"], weight: Float[Tensor, "e 1 k"], bias: Float[Tensor, " e"]
 ) -> Float[Tensor, "b t e"]:
     """Each channel's own filter over this and the k - 1 tokens before: `nn.Conv1d` with a group a channel.
 

@@ -21,12 +21,12 @@ from affuse.types import AffuseError, Batch
 Readout = Literal["last", "mean", "attention"]
 
 
-def valid_steps(lengths: Int[Tensor, "r"], steps: int) -> Bool[Tensor, "r t"]:
+def valid_steps(lengths: Int[Tensor, " r"], steps: int) -> Bool[Tensor, "r t"]:
     """The mask of sequences of these lengths, padded at the end to `steps`."""
     return torch.arange(steps, device=lengths.device) < lengths[:, None]
 
 
-def present_rows(batch: Batch, modality: str) -> Bool[Tensor, "b"]:
+def present_rows(batch: Batch, modality: str) -> Bool[Tensor, " b"]:
     """Which rows have this modality; a sequence without a step is none."""
     has = batch.has(modality)
     return has & (batch.lengths[modality] > 0) if modality in batch.lengths else has
@@ -34,7 +34,7 @@ def present_rows(batch: Batch, modality: str) -> Bool[Tensor, "b"]:
 
 def sequences_of(
     batch: Batch, modality: str, width: int | None
-) -> tuple[Tensor, Bool[Tensor, "r t"], Bool[Tensor, "b"]]:
+) -> tuple[Tensor, Bool[Tensor, "r t"], Bool[Tensor, " b"]]:
     """The sequences of the rows that have a modality.
 
     Args:
@@ -75,7 +75,7 @@ def sequences_of(
 
 
 def spread(
-    values: Float[Tensor, "r ..."], rows: Bool[Tensor, "b"], fill: float | Float[Tensor, "..."]
+    values: Float[Tensor, "r ..."], rows: Bool[Tensor, " b"], fill: float | Float[Tensor, "..."]
 ) -> Float[Tensor, "b ..."]:
     """Values of some rows in all rows, with a fill (one number, or a tensor as large as a row) in the others."""
     if len(values) == len(rows):

@@ -9,7 +9,7 @@ from torch import Tensor
 from affuse.types import AffuseError, Batch, Output, System, Task
 
 
-def known_rows(output: Output, batch: Batch, task: Task) -> Bool[Tensor, "b"]:
+def known_rows(output: Output, batch: Batch, task: Task) -> Bool[Tensor, " b"]:
     """Rows that were answered and have a target.
 
     Raises:

@@ -23,19 +23,19 @@ from affuse.types import AffuseError, Batch, Output, System, Task
 Reading = Literal["lstm", "mean", "last", "first"]
 
 
-def answered_rows(batch: Batch, modalities: Sequence[str]) -> Bool[Tensor, "b"]:
+def answered_rows(batch: Batch, modalities: Sequence[str]) -> Bool[Tensor, " b"]:
     """Rows that have any of the modalities."""
     return torch.stack([present_rows(batch, name) for name in modalities]).any(0)
 
 
-def unanswered_as_nan(logits: Float[Tensor, "b c"], answered: Bool[Tensor, "b"]) -> Float[Tensor, "b c"]:
+def unanswered_as_nan(logits: Float[Tensor, "b c"], answered: Bool[Tensor, " b"]) -> Float[Tensor, "b c"]:
     """The logits, NaN in rows without an answer."""
     return logits.masked_fill(~answered[:, None], torch.nan)
 
 
 def aligned(
-    batch: Batch, widths: Mapping[str, int], resample: bool, kept: Int[Tensor, "b"] | None = None
-) -> tuple[dict[str, Float[Tensor, "b t _"]], Int[Tensor, "b"]]:
+    batch: Batch, widths: Mapping[str, int], resample: bool, kept: Int[Tensor, " b"] | None = None
+) -> tuple[dict[str, Float[Tensor, "b t _"]], Int[Tensor, " b"]]:
     """All modalities step by step beside each other.
 
     Args:
@@ -79,7 +79,7 @@ def aligned(
 
 
 def resampled(
-    features: Float[Tensor, "r n d"], lengths: Int[Tensor, "r"], wanted: Int[Tensor, "r"], t: int
+    features: Float[Tensor, "r n d"], lengths: Int[Tensor, " r"], wanted: Int[Tensor, " r"], t: int
 ) -> Float[Tensor, "r t d"]:
     """Each row's own steps averaged over `wanted` equal parts; zero from `wanted` on.
 
@@ -96,7 +96,7 @@ def resampled(
     return share @ features
 
 
-def final_states(lstm: nn.LSTM, values: Float[Tensor, "r t d"], lengths: Int[Tensor, "r"]) -> Float[Tensor, "r k"]:
+def final_states(lstm: nn.LSTM, values: Float[Tensor, "r t d"], lengths: Int[Tensor, " r"]) -> Float[Tensor, "r k"]:
     """The last layer's state after a row's last own step; of both directions side by side where there are two."""
     packed = pack_padded_sequence(values, lengths.cpu(), batch_first=True, enforce_sorted=False)
     _, (hidden, _) = lstm(packed)  # (layers * directions) r k
@@ -160,7 +160,7 @@ def step_or_mean(values: Float[Tensor, "r t d"], mask: Bool[Tensor, "r t"], read
 
 def embedded(
     batch: Batch, modality: str, width: int, text: TextEncoder | None = None
-) -> tuple[Float[Tensor, "r t d"], Bool[Tensor, "r t"], Bool[Tensor, "b"]]:
+) -> tuple[Float[Tensor, "r t d"], Bool[Tensor, "r t"], Bool[Tensor, " b"]]:
     """`sequences_of`; where the modality is called text and a text encoder is given, its vectors of the token ids."""
     if text is None or modality != "text":
         return sequences_of(batch, modality, width)

@@ -32,7 +32,7 @@ class Audio:
         dropped: packets that could not be decoded.
     """
 
-    samples: Float[Tensor, "n"]
+    samples: Float[Tensor, " n"]
     sample_rate_hz: int
     start_us: int = 0
     dropped: int = 0
@@ -115,7 +115,7 @@ def _video_start_s(container: av.container.InputContainer) -> float:
     return 0.0
 
 
-def frame_times_us(count: int, sample_rate_hz: int, window: int, hop: int, start_us: int = 0) -> Int[Tensor, "t"]:
+def frame_times_us(count: int, sample_rate_hz: int, window: int, hop: int, start_us: int = 0) -> Int[Tensor, " t"]:
     """Start of each window of `stft`, microseconds. `window` and `hop` are in samples."""
     if min(sample_rate_hz, window, hop) < 1:
         raise AffuseError(f"sample rate, window and hop must be positive, got {sample_rate_hz}, {window}, {hop}")
@@ -123,7 +123,7 @@ def frame_times_us(count: int, sample_rate_hz: int, window: int, hop: int, start
     return start_us + torch.round(torch.arange(steps, dtype=torch.float64) * hop * 1e6 / sample_rate_hz).long()
 
 
-def stft(samples: Float[Tensor, "n"], window: int, hop: int) -> Float[Tensor, "t f"]:
+def stft(samples: Float[Tensor, " n"], window: int, hop: int) -> Float[Tensor, "t f"]:
     """Power of each frequency in each whole window, Hann-weighted: |X|^2 of (t, window // 2 + 1).
 
     A recording shorter than one window gives no step. Nothing is padded, so that no step stands for sound that was not there.
@@ -169,7 +169,7 @@ def mel_filters(bands: int, window: int, sample_rate_hz: int, low_hz: float, hig
 
 
 def log_mel(
-    samples: Float[Tensor, "n"],
+    samples: Float[Tensor, " n"],
     sample_rate_hz: int,
     *,
     bands: int = 40,

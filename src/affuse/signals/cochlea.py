@@ -42,8 +42,8 @@ class CochleaSpikes:
         AffuseError: lengths differ, time falls or leaves the recording, or a channel is out of range.
     """
 
-    t_us: Int[Tensor, "n"]
-    channel: Int[Tensor, "n"]
+    t_us: Int[Tensor, " n"]
+    channel: Int[Tensor, " n"]
     channels: int
     duration_us: int
 
@@ -103,7 +103,7 @@ class Cochlea:
                 f"Cochlea: at least two channels from 50 Hz upwards, and a positive exponent, gain and tau_ms: {self}"
             )
 
-    def spikes(self, samples: Float[Tensor, "n"], sample_rate_hz: int) -> CochleaSpikes:
+    def spikes(self, samples: Float[Tensor, " n"], sample_rate_hz: int) -> CochleaSpikes:
         """Encode a mono recording.
 
         Args:
@@ -122,7 +122,7 @@ class Cochlea:
         t_us = torch.div(index * 1_000_000, sample_rate_hz, rounding_mode="floor")
         return CochleaSpikes(t_us, channel, self.channels, len(samples) * 1_000_000 // sample_rate_hz)
 
-    def filter(self, samples: Float[Tensor, "n"], sample_rate_hz: int) -> Float[Tensor, "k n"]:
+    def filter(self, samples: Float[Tensor, " n"], sample_rate_hz: int) -> Float[Tensor, "k n"]:
         """The sound in each channel (k, n); causal, and of gain 1 at a channel's own frequency."""
         if sample_rate_hz < 1 or len(samples) > MAX_SECONDS * sample_rate_hz:
             raise AffuseError(f"the cochlea takes at most {MAX_SECONDS:g} s at once: cut the recording")

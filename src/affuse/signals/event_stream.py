@@ -116,7 +116,7 @@ class Events:
         t_us, x, y, p = self.t_us[inside], self.x[inside] - x0, self.y[inside] - y0, self.p[inside]
         return replace(self, t_us=t_us, x=x, y=y, p=p, width=width, height=height)
 
-    def tensors(self) -> tuple[Int[Tensor, "n"], Int[Tensor, "n"], Int[Tensor, "n"], Int[Tensor, "n"]]:
+    def tensors(self) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"], Int[Tensor, " n"], Int[Tensor, " n"]]:
         """Copies as tensors (t_us, x, y, p), int64 but p, which is int8: what the functions of `ops.events` take."""
         t_us, x, y = (torch.from_numpy(array.astype(np.int64)) for array in (self.t_us, self.x, self.y))
         return t_us, x, y, torch.from_numpy(self.p.astype(np.int8))

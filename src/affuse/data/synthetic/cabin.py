@@ -8,7 +8,7 @@ and which saw them best. No subject stands in two splits. Results on it are synt
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch

@@ -12,7 +12,7 @@ Facial Expressions in the Wild", ACM MM 2020). Results on this world are synthet
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch

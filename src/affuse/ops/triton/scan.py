@@ -37,7 +37,7 @@ def selective_scan_triton(
     A: Float[Tensor, "d n"],
     B: Float[Tensor, "b t n"],
     C: Float[Tensor, "b t n"],
-    D: Float[Tensor, "d"] | None = None,
+    D: Float[Tensor, " d"] | None = None,
     state: Float[Tensor, "b d n"] | None = None,
     *,
     reverse: bool = False,

@@ -57,7 +57,7 @@ class LMFConfig:
 def low_rank_fusion(
     vectors: Sequence[Float[Tensor, "b _"]],
     factors: Sequence[Float[Tensor, "rank _ c"]],
-    weights: Float[Tensor, "rank"],
+    weights: Float[Tensor, " rank"],
 ) -> Float[Tensor, "b c"]:
     """h: the sum over the rank of the product over modalities of [z_m; 1] w_m^(i)."""
     product = vectors[0].new_ones(1, 1, 1)

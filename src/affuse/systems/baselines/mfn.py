@@ -152,5 +152,5 @@ class MFN(System):
         return supervised(self, output, batch)
 
 
-def _where(rows: Bool[Tensor, "b"], new: Float[Tensor, "b d"], old: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+def _where(rows: Bool[Tensor, " b"], new: Float[Tensor, "b d"], old: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
     return torch.where(rows[:, None], new, old)

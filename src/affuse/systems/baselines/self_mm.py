@@ -222,7 +222,7 @@ class SelfMM(System):
             total = total + (weight * each).sum() / rows.sum()
         return {**terms, "unimodal": total, "total": terms["total"] + total}
 
-    def _label(self, target: Tensor, rows: Bool[Tensor, "b"]) -> tuple[Tensor, Tensor]:
+    def _label(self, target: Tensor, rows: Bool[Tensor, " b"]) -> tuple[Tensor, Tensor]:
         """The human labels (b, k), and on which side of each pair they are: above, below or at 0."""
         if self.task.kind == "regression":
             value = target.masked_fill(~rows, 0.0).to(self.fused_head.weight.dtype)[:, None]

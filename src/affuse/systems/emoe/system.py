@@ -213,7 +213,7 @@ class EMOE(System):
             output.logits[rows], uni, "value" if self.task.kind == "regression" else "classes"
         )  # Eq. 11
 
-    def _errors(self, logits: Tensor, batch: Batch, rows: Tensor, absolute: bool) -> Float[Tensor, "r"]:
+    def _errors(self, logits: Tensor, batch: Batch, rows: Tensor, absolute: bool) -> Float[Tensor, " r"]:
         """Of each row: |y - y^| (Eq. 4, 9) or (y - y^)^2 (Eq. 5); in a classification the cross-entropy for both."""
         assert batch.target is not None
         if self.task.kind == "classification":

@@ -23,7 +23,7 @@ class Sequences(NamedTuple):
 
     values: Float[Tensor, "r t d"]
     mask: Bool[Tensor, "r t"]
-    rows: Bool[Tensor, "b"]
+    rows: Bool[Tensor, " b"]
 
 
 class Found(NamedTuple):

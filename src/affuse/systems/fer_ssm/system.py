@@ -156,7 +156,7 @@ class FERSSM(System):
             total = total + self.config.steps_weight * terms["steps"]
         return {**terms, "total": total}
 
-    def know_classes(self, counts: Int[Tensor, "c"]) -> None:
+    def know_classes(self, counts: Int[Tensor, " c"]) -> None:
         """How many training samples each class has, for the weights of the loss."""
         self.class_counts.copy_(counts)
 
@@ -213,7 +213,7 @@ class FERSSM(System):
         share = score / weight.clamp_min(torch.finfo(weight.dtype).tiny)
         return Output(logits, answered, {"time": share[:, None]}, {}, aux), following
 
-    def _clips(self, batch: Batch, rows: Bool[Tensor, "b"]) -> Clips:
+    def _clips(self, batch: Batch, rows: Bool[Tensor, " b"]) -> Clips:
         """The frames of the rows that have a face.
 
         Raises:
@@ -234,7 +234,7 @@ class FERSSM(System):
         return Clips(frames, valid, landmarks)
 
     def _landmarks(
-        self, batch: Batch, rows: Bool[Tensor, "b"], valid: Bool[Tensor, "q t"]
+        self, batch: Batch, rows: Bool[Tensor, " b"], valid: Bool[Tensor, "q t"]
     ) -> Float[Tensor, "q t 68 2"] | None:
         """The landmarks of these rows' valid frames, NaN where unknown; None where none of the rows has any.
 

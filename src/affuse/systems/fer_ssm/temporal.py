@@ -83,7 +83,7 @@ class TemporalAttention(nn.Module):
         return AttentionState(nothing, nothing, torch.zeros(nothing.shape[:2], dtype=torch.bool, device=nothing.device))
 
     def step(
-        self, x: Float[Tensor, "b d"], valid: Bool[Tensor, "b"], state: AttentionState
+        self, x: Float[Tensor, "b d"], valid: Bool[Tensor, " b"], state: AttentionState
     ) -> tuple[Float[Tensor, "b d"], AttentionState]:
         """One step; the oldest one of the window leaves it."""
         keys = torch.cat([state.keys, self.key(x)[:, None]], 1)  # b w d
@@ -100,7 +100,7 @@ class TemporalAttention(nn.Module):
 
 
 def pool_step(
-    x: Float[Tensor, "b d"], score: Float[Tensor, "b"], state: PoolState, memory: float | None = None
+    x: Float[Tensor, "b d"], score: Float[Tensor, " b"], state: PoolState, memory: float | None = None
 ) -> PoolState:
     """The running mean (row 9) after one more step: each step weighs as its score, older ones less where `memory` is given.
 
@@ -180,8 +180,8 @@ class TemporalModel(nn.Module):
     def step(
         self,
         frame: Float[Tensor, "b f"],
-        valid: Bool[Tensor, "b"],
-        score: Float[Tensor, "b"],
+        valid: Bool[Tensor, " b"],
+        score: Float[Tensor, " b"],
         state: TemporalState,
     ) -> tuple[Float[Tensor, "b d"], TemporalState]:
         """One frame, and back the vector that is pooled so far. Of a causal model `forward` is a fold of it."""

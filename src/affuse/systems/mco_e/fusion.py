@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from affuse.parts.experts import Attention
 
 Values = Mapping[str, Float[Tensor, "_ t d"]]
-Rows = Mapping[str, Bool[Tensor, "b"]]
+Rows = Mapping[str, Bool[Tensor, " b"]]
 
 
 def placed(
-    values: Float[Tensor, "r t d"], rows: Bool[Tensor, "b"], stand_in: Float[Tensor, "d"]
+    values: Float[Tensor, "r t d"], rows: Bool[Tensor, " b"], stand_in: Float[Tensor, " d"]
 ) -> Float[Tensor, "b t d"]:
     """A modality's values in all rows, with a stand-in that depends on no input in the rows that lack it."""
     if len(values) == len(rows):
@@ -29,7 +29,7 @@ def placed(
     return full
 
 
-def kept(full: Float[Tensor, "b t d"], rows: Bool[Tensor, "b"], count: int) -> Float[Tensor, "r t d"]:
+def kept(full: Float[Tensor, "b t d"], rows: Bool[Tensor, " b"], count: int) -> Float[Tensor, "r t d"]:
     """The reverse of `placed`: the values in the rows that have the modality, `count` of them."""
     return full if count == len(rows) else full[rows]
 

@@ -82,7 +82,7 @@ class FrameExpert(nn.Module):
         """What starts from published weights."""
         return [self.stem] if self.pretrained else []
 
-    def has_tokens(self, valid: Bool[Tensor, "r t"]) -> Bool[Tensor, "r"]:
+    def has_tokens(self, valid: Bool[Tensor, "r t"]) -> Bool[Tensor, " r"]:
         """Which clips have at least one frame."""
         return valid.any(1)
 

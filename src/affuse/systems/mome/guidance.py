@@ -93,7 +93,7 @@ def self_guidance(
 @torch.no_grad()
 def reliability(
     logits: Float[Tensor, "r c"], target: Tensor, how: Literal["correctness", "confidence", "equal"]
-) -> Float[Tensor, "r"]:
+) -> Float[Tensor, " r"]:
     """How far an expert's word counts, in [0, 1].
 
     ``correctness``: the probability of the true class; in a regression exp(-|error|). ``confidence``: the largest probability.

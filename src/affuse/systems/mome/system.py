@@ -294,7 +294,7 @@ class MoME(System):
         values = said[name].class_token if outputs is None else said[name].logits
         return spread(values, present[:, self.modalities.index(name)], 0.0)
 
-    def _mutual(self, output: Output, target: Tensor, rows: Bool[Tensor, "b"]) -> Tensor:
+    def _mutual(self, output: Output, target: Tensor, rows: Bool[Tensor, " b"]) -> Tensor:
         config = self.config
         present = output.aux["present"][rows]  # r m
         some = output.logits
@@ -370,7 +370,7 @@ class MoME(System):
                 f"mutual_align: cosine needs experts of one width, these have {sorted(widths)}: set predictions"
             )
 
-    def _no_answer(self, answered: Bool[Tensor, "b"]) -> Output:
+    def _no_answer(self, answered: Bool[Tensor, " b"]) -> Output:
         b, m = len(answered), len(self.modalities)
         some = next(self.parameters())
         nan = some.new_full((b, self.task.outputs), torch.nan).detach()

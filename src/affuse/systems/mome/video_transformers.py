@@ -90,7 +90,7 @@ class VideoTransformerExpert(nn.Module):
         """What starts from published weights."""
         return [self] if self.pretrained else []
 
-    def has_tokens(self, valid: Bool[Tensor, "r t"]) -> Bool[Tensor, "r"]:
+    def has_tokens(self, valid: Bool[Tensor, "r t"]) -> Bool[Tensor, " r"]:
         """Which clips have at least one whole tube of frames."""
         return self._steps(valid).any(1)
 

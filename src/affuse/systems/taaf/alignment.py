@@ -62,11 +62,11 @@ class TimeAlignment(nn.Module):
         self.gain = nn.Parameter(torch.full((width,), 2.0 * neuron.threshold))
         self.neurons = Neurons(neuron)
 
-    def weights(self) -> Float[Tensor, "k"]:
+    def weights(self) -> Float[Tensor, " k"]:
         """w, from the earliest offset to the latest."""
         return (SHARPNESS * self.logits).softmax(0)
 
-    def offsets(self) -> Float[Tensor, "k"]:
+    def offsets(self) -> Float[Tensor, " k"]:
         """The offsets o in steps, from the earliest to the latest."""
         return torch.arange(self.kernel, device=self.logits.device, dtype=self.logits.dtype) - self.before
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 def attention_guided_loss(
     steps: Float[Tensor, "r t c"],
-    target: Int[Tensor, "r"],
+    target: Int[Tensor, " r"],
     weights: Float[Tensor, "r t"],
     lambda_mse: float,
     phi: float,
@@ -34,7 +34,7 @@ def attention_guided_loss(
     return (1 - lambda_mse) * original + lambda_mse * regular  # Eq. 9
 
 
-def mean_scores(scores: Float[Tensor, "r m"], present: Bool[Tensor, "r m"]) -> Float[Tensor, "m"]:
+def mean_scores(scores: Float[Tensor, "r m"], present: Bool[Tensor, "r m"]) -> Float[Tensor, " m"]:
     """Mean score of each modality over the rows that have it; NaN where none has.
 
     Where every row has every modality, the ratio of two means is the ratio of the two sums of section 3.2.

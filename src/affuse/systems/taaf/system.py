@@ -140,7 +140,7 @@ class TAAF(System):
         return {**terms, "total": total}
 
     @torch.no_grad()
-    def ratios(self, output: Output, batch: Batch) -> Float[Tensor, "m"]:
+    def ratios(self, output: Output, batch: Batch) -> Float[Tensor, " m"]:
         """rho of section 3.2 over this batch; with more than two modalities against the mean of the others.
 
         Raises:
@@ -157,7 +157,7 @@ class TAAF(System):
         return contribution_ratios(mean_scores(scores, there))
 
     @torch.no_grad()
-    def factors(self, output: Output, batch: Batch) -> Float[Tensor, "m"]:
+    def factors(self, output: Output, batch: Batch) -> Float[Tensor, " m"]:
         """k of section 3.2, in the order of the modalities: 1 where nothing is, or is any longer, modulated."""
         config = self.config
         if config.modulation == "none" or self._ended():
@@ -257,7 +257,7 @@ class TAAF(System):
         there = {name: features[name] for name in self.modalities if name in seen}
         return self._answer(there, dict.fromkeys(there, everyone), everyone), following
 
-    def _answer(self, features: dict[str, Tensor], has: dict[str, Tensor], answered: Bool[Tensor, "b"]) -> Output:
+    def _answer(self, features: dict[str, Tensor], has: dict[str, Tensor], answered: Bool[Tensor, " b"]) -> Output:
         """From features (t, r, d) of the answered rows to the output of all rows."""
         logits_t, joint_t = self.fusion(features)  # t r c, t r k: Eq. 4
         steps, joint = logits_t.transpose(0, 1), joint_t.transpose(0, 1)  # r t c, r t k
@@ -310,7 +310,7 @@ class TAAF(System):
         end = self.config.modulation_end
         return end is not None and int(self.epoch) >= end
 
-    def _rows(self, batch: Batch, name: str) -> Bool[Tensor, "b"]:
+    def _rows(self, batch: Batch, name: str) -> Bool[Tensor, " b"]:
         """Rows that have a modality; what has no step is absent."""
         rows = present_rows(batch, name)
         return rows & (name not in batch.inputs or batch.inputs[name].shape[1] > 0)
@@ -320,7 +320,7 @@ class TAAF(System):
         assert isinstance(branch, Branch)
         return branch
 
-    def _no_answer(self, answered: Bool[Tensor, "b"]) -> Output:
+    def _no_answer(self, answered: Bool[Tensor, " b"]) -> Output:
         b = len(answered)
         some = next(self.parameters())
         weights = {

@@ -102,7 +102,7 @@ class ExpressionBaseline(System):
         self.register_buffer("class_counts", torch.ones(task.outputs, dtype=torch.int64))
 
     @abstractmethod
-    def describe(self, clips: FaceClips, seen: Bool[Tensor, "q"]) -> Described:
+    def describe(self, clips: FaceClips, seen: Bool[Tensor, " q"]) -> Described:
         """Features of the clips that are `seen`: those with a valid frame."""
 
     def forward(self, batch: Batch) -> Output:
@@ -135,7 +135,7 @@ class ExpressionBaseline(System):
             error = functional.mse_loss(logits[:, 0], target.to(logits.dtype))
         return {self.task.kind: error, "total": error}
 
-    def know_classes(self, counts: Num[Tensor, "c"]) -> None:
+    def know_classes(self, counts: Num[Tensor, " c"]) -> None:
         """Told before training how many samples of each class the training split has."""
         self.class_counts.copy_(counts)
 

@@ -141,7 +141,7 @@ class FormerDFER(ExpressionBaseline):
             for _ in range(config.temporal_layers)
         )
 
-    def describe(self, clips: FaceClips, seen: Bool[Tensor, "q"]) -> Described:
+    def describe(self, clips: FaceClips, seen: Bool[Tensor, " q"]) -> Described:
         steps = clips.valid.shape[1]
         if steps > self.config.frames:
             raise AffuseError(

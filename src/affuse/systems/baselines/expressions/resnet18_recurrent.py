@@ -76,7 +76,7 @@ class ResNet18Recurrent(ExpressionBaseline):
         between = config.dropout if config.layers > 1 else 0.0
         self.recurrent = self.cell(self.encoder.width, config.hidden, config.layers, batch_first=True, dropout=between)
 
-    def describe(self, clips: FaceClips, seen: Bool[Tensor, "q"]) -> Described:
+    def describe(self, clips: FaceClips, seen: Bool[Tensor, " q"]) -> Described:
         # A single clip stays one clip, since batch normalisation treats that apart.
         clip = 0 if int(seen.sum()) == 1 else 1
         maps = maps_of_frames(lambda x: self.encoder(x.unsqueeze(clip)).flatten(0, 1), clips.frames, clips.valid)

@@ -134,7 +134,7 @@ class VideoBaseline(ExpressionBaseline):
         super().__init__(task, body.width, dropout, balance)
         self.body, self.steps = body, steps
 
-    def describe(self, clips: FaceClips, seen: Bool[Tensor, "q"]) -> Described:
+    def describe(self, clips: FaceClips, seen: Bool[Tensor, " q"]) -> Described:
         frames, own = clips.frames[seen], clips.own[seen]  # s t 3 h w
         index = frames_at_steps(clips.valid[seen], own, self.steps)
         read = frames[torch.arange(len(frames), device=frames.device)[:, None], index].transpose(1, 2)  # s 3 steps h w
