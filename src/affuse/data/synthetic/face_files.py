@@ -74,7 +74,7 @@ def write_dfew(
                 "expression": plan.expression,
                 "subject": plan.subject,
                 "condition": plan.condition,
-                **truth_of(config, scene, every),
+                **truth_of(scene, every),
             }
         (root / "truth.json").write_text(json.dumps(truth))
         (root / "SYNTHETIC").write_text(f"A simulation: the synthetic faces of affuse, world seed {world}.\n")

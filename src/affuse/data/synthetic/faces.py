@@ -234,7 +234,7 @@ def averted(scene: Scene) -> NDArray[np.bool_]:
     return scene.take.disturbed & (scene.take.condition == "averted")
 
 
-def truth_of(config: Faces, scene: Scene, frames: NDArray[np.int64]) -> dict[str, Any]:
+def truth_of(scene: Scene, frames: NDArray[np.int64]) -> dict[str, Any]:
     """What real data cannot tell of these frames (k,): ``onset_us``, ``apex_us`` and ``offset_us`` within the clip (None
     where the face stays neutral; they may lie outside of it), ``action_units`` (intensities (k,) by number), ``disturbed``
     (k,), and ``occluder``."""
@@ -289,7 +289,7 @@ class FaceWorldClips:
             "id": plan.id,
             "subject": plan.subject,
             "condition": plan.condition,
-            "truth": truth_of(self.config, scene, frames),
+            "truth": truth_of(scene, frames),
         }
         return Sample(inputs, CLASSES.index(plan.expression), dict.fromkeys(inputs, times_us), meta)
 
