@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from affuse import AffuseError, cli, runs
+from affuse.overlay import write_video
 from affuse.predict import answer, predict
 from affuse.recipe import load_recipe
 from affuse.signals.events import Events, write_events
+from affuse.signals.video import read_video
 from affuse.systems import SYSTEMS
 from affuse.types import Task
 
@@ -100,6 +102,64 @@ def test_a_face_that_comes_late_is_answered_from_then_on(real_data: Path, tmp_pa
     assert_sound(record, ("rgb", "event"))
     assert 500_000 < record["windows"][0]["start_us"] + run.recipe.data.clip.window_us < 1_000_000
     assert answer(run, tmp_path / "late.mp4") == record
+
+
+def film(times_us: np.ndarray, lost: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+    """A video of an eye that moves, with frames at these times; in the frames that are lost no eye was found."""
+    crops = np.random.default_rng(0).integers(0, 256, (len(times_us), 64, 64, 3), np.uint8)
+    found = ~np.isin(np.arange(len(times_us)), lost)
+    monkeypatch.setattr("affuse.predict.read_video", lambda path: None)
+    monkeypatch.setattr("affuse.predict.eye_crops", lambda frames, size: (crops, times_us, found))
+    (folder / "film.mp4").touch()
+    return folder / "film.mp4"
+
+
+def test_nothing_is_said_of_a_hole_in_a_video(real_data: Path, tmp_path: Path, run: runs.Run) -> None:
+    frames = [image for _, image in read_video(face(real_data, "single_face.mp4"))][:60]
+    height, width = (side // 2 * 2 for side in frames[0].shape[:2])
+    times_us = [33_333 * number + (2_000_000 if number >= 30 else 0) for number in range(60)]
+    pictures = ((time, image[:height, :width]) for time, image in zip(times_us, frames, strict=True))
+    write_video(tmp_path / "hole.mp4", pictures)
+    record = answer(run, tmp_path / "hole.mp4")
+    assert_sound(record, ("rgb", "event"))
+    before = [window for window in record["windows"] if window["stop_us"] <= 1_000_000]
+    after = [window for window in record["windows"] if window["start_us"] >= 2_900_000]
+    assert before and after and len(before) + len(after) == len(record["windows"])
+
+
+def test_a_frame_lost_now_and_then_is_no_hole(tmp_path: Path, run: runs.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, lossy = 33_333 * np.arange(90), np.delete(33_333 * np.arange(90), np.arange(5, 85, 7))
+    counts = [len(answer(run, film(times, (), monkeypatch, tmp_path))["windows"]) for times in (whole, lossy)]
+    assert counts[0] == counts[1] > 5
+
+
+def test_a_video_that_is_nothing_but_holes_says_so(
+    tmp_path: Path, run: runs.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times_us = 33_333 * np.arange(60) + 500_000 * (np.arange(60) // 10)
+    record = answer(run, film(times_us, (), monkeypatch, tmp_path))
+    assert record == {
+        "status": "no answer",
+        "reason": "frames are missing for up to 0.533 s, and no clip is without such a hole",
+    }
+
+
+@pytest.mark.parametrize("lost", range(20, 24))
+def test_events_are_of_frames_with_an_eye_only(
+    lost: int, tmp_path: Path, run: runs.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times_us = 33_333 * np.arange(90)
+    record = answer(run, film(times_us, (lost,), monkeypatch, tmp_path))
+    assert len(record["windows"]) > 3
+    for window in record["windows"]:
+        assert not window["start_us"] <= times_us[lost] <= window["stop_us"]
+
+
+def test_an_eye_that_is_never_seen_through_a_whole_clip_is_no_answer(
+    tmp_path: Path, run: runs.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = answer(run, film(33_333 * np.arange(60), tuple(range(3, 60, 6)), monkeypatch, tmp_path))
+    assert record["status"] == "no answer" and "50 of 60 frames, never through a whole clip" in record["reason"]
 
 
 def test_a_picture_has_no_events(real_data: Path, run: runs.Run) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ from affuse.types import AffuseError, Batch, Sample, System
 
 EVENT_SUFFIXES = (".bin", ".bs2", ".raw", ".dat", ".aedat4", ".h5", ".hdf5", ".npz", ".txt", ".csv")
 CLIPS_AT_ONCE = 64  # so that a long recording does not fill the memory
+# Frame intervals without a frame, as of `affuse.signals.cameras`: one frame lost now and then is no hole; of what lies in a
+# longer stretch the file says nothing, and its last frame must not stand for it.
+HOLE_INTERVALS = 2.5
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
@@ -52,8 +55,8 @@ def answer(run: runs.Run, file: str | Path, errors: Literal["raise", "drop"] = "
     Returns:
         ``status`` (``ok``, ``no face``, ``no answer``), and where ok ``label`` and ``probabilities`` by class, or ``value`` and
         ``units`` of a regression; ``weights`` (by modality and expert), ``events`` (``simulated``, ``recorded`` or
-        ``absent``) and ``windows``: the same for each clip, with ``start_us`` and ``stop_us`` where there is a clock.
-        Where not ok, ``reason``.
+        ``absent``) and ``windows``: the same for each clip, with ``start_us`` and ``stop_us`` where there is a clock. A clip
+        of a video is left out where frames are missing or no eye was found. Where not ok, ``reason``.
 
     Raises:
         AffuseError: the file cannot be read, or is of a kind that this run has never seen.
@@ -90,12 +93,16 @@ def _clips_of_video(
     events = simulate_events(linear_luminance(crops), times_us)
     windows = list(_windows(times_us, spec))
     clips = []
-    for rows in windows:
-        if found[rows].all():
-            inputs = {"rgb": rgb_clip(crops[rows], spec), "event": event_clip(events, times_us[rows], spec)}
-            clips.append(_sample(inputs, times_us[rows], spec))
+    for window in windows:
+        if window.whole and found[window.read].all():
+            times = times_us[window.rows]
+            inputs = {"rgb": rgb_clip(crops[window.rows], spec), "event": event_clip(events, times, spec)}
+            clips.append(_sample(inputs, times, spec))
     if not windows:
         return [], _too_short(int(times_us[-1] - times_us[0]), spec)
+    if not any(window.whole for window in windows):
+        longest = int(np.diff(times_us).max()) / 1e6
+        return [], f"frames are missing for up to {longest:.3f} s, and no clip is without such a hole"
     return clips, f"an eye was found in {int(found.sum())} of {len(found)} frames, never through a whole clip"
 
 
@@ -104,14 +111,36 @@ def _too_short(duration_us: int, spec: ClipSpec) -> str:
     return f"the recording lasts {duration_us / 1e6:.3f} s, a clip {needed_us / 1e6:.3f} s"
 
 
-def _windows(times_us: NDArray[np.int64], spec: ClipSpec) -> Iterator[NDArray[np.int64]]:
-    """Frame numbers of each clip, half a clip apart, by the clock and not by the frame rate of the file."""
+class _Window(NamedTuple):
+    """A clip of a video.
+
+    Args:
+        rows: (t,) the frames that it shows.
+        read: all frames that it is made of: those it shows, and those that its events are simulated from.
+        whole: whether no hole of the video lies in it.
+    """
+
+    rows: NDArray[np.int64]
+    read: slice
+    whole: bool
+
+
+def _windows(times_us: NDArray[np.int64], spec: ClipSpec) -> Iterator[_Window]:
+    """The clips, half a clip apart, by the clock and not by the frame rate of the file."""
+    if len(times_us) < 2:
+        return
+    hole_us = HOLE_INTERVALS * float(np.median(np.diff(times_us)))
     step_us = round(spec.stride * 1e6 / spec.fps)
     span_us = (spec.frames - 1) * step_us
-    start = int(times_us[0]) + spec.window_us if len(times_us) else 0
-    while len(times_us) and start + span_us <= int(times_us[-1]):
+    start = int(times_us[0]) + spec.window_us
+    while start + span_us <= int(times_us[-1]):
         wanted = start + step_us * np.arange(spec.frames)
-        yield np.searchsorted(times_us, wanted, side="right") - 1  # the latest frame at each moment, never a later one
+        rows = np.searchsorted(times_us, wanted, side="right") - 1  # the latest frame at each moment, never a later one
+        # Events come of the change from frame to frame: the first ones of the change since the frame before their window.
+        first = int(np.searchsorted(times_us, times_us[rows[0]] - spec.window_us, side="right")) - 1
+        read = slice(max(first, 0), int(rows[-1]) + 1)
+        longest = max(int((wanted - times_us[rows]).max()), int(np.diff(times_us[read]).max(initial=0)))
+        yield _Window(rows, read, longest <= hole_us)
         start += max(span_us // 2, step_us)
 
 
