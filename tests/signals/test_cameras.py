@@ -281,6 +281,25 @@ def test_large_frames_are_shrunk_as_they_are_read_and_depth_is_not_mixed(tmp_pat
     assert read_cameras(paths, [0], CameraSpec(keep=500))["depth"].images.shape == (1, 60, 80, 1)
 
 
+@pytest.mark.parametrize("keep", [None, 80, 53])
+def test_surface_normals_are_the_same_however_far_frames_are_shrunk(tmp_path: Path, keep: int | None) -> None:
+    # The plane n . p = -1.5 m as a pinhole camera of 160 x 120 sees it, its principal point beside the middle.
+    fx, fy, cx, cy = intrinsics = (140.0, 150.0, 70.0, 66.0)
+    normal = np.array([0.501, 0.2, -0.842]) / np.linalg.norm([0.501, 0.2, -0.842])
+    u, v = np.meshgrid(np.arange(160) - cx, np.arange(120) - cy)
+    metres = -1.5 / (np.stack([u / fx, v / fy, np.ones_like(u)], -1) @ normal)
+    np.save(tmp_path / "depth.npy", np.repeat(metres[None].astype(np.float32), 6, axis=0))
+    depth = DepthSpec(near_m=0.01, far_m=100.0, form="normals", intrinsics=intrinsics)
+    spec = CameraSpec(size=24, keep=keep, fps={"depth": 10.0}, depth=depth)
+    paths = {"depth": tmp_path / "depth.npy"}
+    (window,) = camera_windows(paths, spec, frames=3, step_us=100_000, hop_us=100_000, stop_us=300_000)
+    for clip in (read_cameras(paths, [0, 100_000, 200_000], spec)["depth"], window["depth"]):
+        inside = clip_input(clip, spec)[:, :, 2:-2, 2:-2]
+        wanted = torch.tensor(normal, dtype=torch.float32)[None, :, None, None]
+        assert clip.stored_size == (120, 160)
+        assert (inside - wanted).abs().max() < 0.02
+
+
 def test_windows_are_the_clips_of_their_moments(cabin: Paths) -> None:
     spec = CameraSpec(offsets_us={"depth": 70_000})
     windows = list(camera_windows(cabin, spec, frames=4, step_us=100_000, hop_us=300_000, start_us=-100_000))

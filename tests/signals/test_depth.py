@@ -144,6 +144,16 @@ def test_a_hole_gives_no_normal_and_leaves_those_around_it_as_they_are() -> None
     assert not surface_normals(Depth(whole.metres * alone, alone), CAMERA)[1].any()
 
 
+def test_a_shrunk_image_has_the_intrinsics_of_its_own_pixels() -> None:
+    normal = unit(0.3, -0.2, -1.0)
+    spec = DepthSpec(form="normals", intrinsics=tuple(CAMERA))
+    whole = plane(normal, 1.5)
+    metres, valid = masked_resize(whole.metres[:, None], whole.valid, (24, 21))
+    small = depth_form(Depth(metres[:, 0], valid), spec, 8, stored_size=(48, 64))
+    assert torch.allclose(small[0, :, 1:-1, 1:-1], depth_form(whole, spec, 8)[0, :, 1:-1, 1:-1], atol=0.01)
+    assert torch.allclose(small[0, :, 4, 4], torch.tensor(normal), atol=0.01)
+
+
 def test_colours_run_from_near_to_far_and_invalid_is_black() -> None:
     spec = DepthSpec(near_m=1.0, far_m=3.0, colour_map="jet")
     colours = colour_depth(to_metres(np.array([[0, 1000, 2999, 9000]], np.uint16), spec), spec)[0, 0]

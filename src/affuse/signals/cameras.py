@@ -85,11 +85,13 @@ class CameraClip:
             invalid. Zeros where a frame is not valid.
         times_us: (t,) when each frame was taken, on the common clock; the wanted moment where it is not valid.
         valid: (t,) whether there is a frame.
+        stored_size: height and width of the stored images, which `CameraSpec.keep` may have shrunk since; None: as they are.
     """
 
     images: NDArray[Any]
     times_us: NDArray[np.int64]
     valid: NDArray[np.bool_]
+    stored_size: tuple[int, int] | None = None
 
     @property
     def lost(self) -> int:
@@ -97,9 +99,16 @@ class CameraClip:
         return int((~self.valid).sum())
 
 
+class _Made(NamedTuple):
+    """An image (h, w, c), and the height and width it was stored at."""
+
+    image: NDArray[Any]
+    stored_size: tuple[int, int]
+
+
 class _Picked(NamedTuple):
     time_us: int
-    image: NDArray[Any] | None
+    made: _Made | None
 
 
 class _Camera:
@@ -115,7 +124,7 @@ class _Camera:
         self._frames = self.source.frames(start_us - self._offset)
         self._now: TimedFrame | None = None
         self._next = next(self._frames, None)
-        self._made: NDArray[Any] | None = None  # the picture of `_now`, if it was asked for
+        self._made: _Made | None = None  # the picture of `_now`, if it was asked for
 
     def close(self) -> None:
         close = getattr(self._frames, "close", None)
@@ -156,7 +165,7 @@ class _Camera:
         # The last frame lasts until the next one would have come: there the recording ends.
         return age_us > limit or (self._next is None and age_us >= interval)
 
-    def _picture(self, load: Any) -> NDArray[Any] | None:
+    def _picture(self, load: Any) -> _Made | None:
         stored = load()
         if stored is None:
             return None
@@ -165,10 +174,10 @@ class _Camera:
                 depth = to_metres(stored, self._spec.depth)
             except AffuseError as error:
                 raise AffuseError(f"{self.source.path}: {error}") from None
-            return _shrunk_depth(depth, self._spec)
+            return _Made(_shrunk_depth(depth, self._spec), stored.shape[-2:])
         image = stored if self.kind == "rgb" else _infrared(stored, self.source.path)  # h w c
         scale = 1.0 if self._spec.keep is None else self._spec.keep / max(image.shape[:2])
-        return image if scale >= 1 else _sized(image, _scaled(image.shape, scale))
+        return _Made(image if scale >= 1 else _sized(image, _scaled(image.shape, scale)), image.shape[:2])
 
 
 def camera_kind(name: str) -> str:
@@ -279,7 +288,7 @@ def clip_input(clip: CameraClip, spec: CameraSpec) -> Float[Tensor, "t c s s"]:
     kind = "depth" if clip.images.dtype.kind == "f" else "rgb" if clip.images.shape[-1] == 3 else "infrared"
     if kind == "depth":
         metres = torch.from_numpy(np.ascontiguousarray(clip.images[..., 0]))  # t h w
-        tensor = depth_form(Depth(metres, metres > 0), spec.depth, spec.size)
+        tensor = depth_form(Depth(metres, metres > 0), spec.depth, spec.size, clip.stored_size)
     else:
         white, mean, std = 255.0, spec.rgb_mean, spec.rgb_std
         if kind == "infrared":
@@ -300,18 +309,19 @@ def camera_inputs(
 
 
 def _clip(picked: Sequence[_Picked], kind: str) -> CameraClip:
-    images = [image for _, image in picked if image is not None]
+    first = next((made for _, made in picked if made is not None), None)
     channels, dtype = (3, np.uint8) if kind == "rgb" else (1, np.float32 if kind == "depth" else np.uint8)
-    like = images[0] if images else np.zeros((1, 1, channels), dtype)
+    like = np.zeros((1, 1, channels), dtype) if first is None else first.image
     stacked = np.zeros((len(picked), *like.shape), like.dtype)
-    for row, (_, image) in enumerate(picked):
-        if image is not None:
+    for row, (_, made) in enumerate(picked):
+        if made is not None:
             # A stream may change its size on the way; the first valid frame of the clip decides.
-            stacked[row] = image if image.shape == like.shape else _sized(image, like.shape[:2])
+            stacked[row] = made.image if made.image.shape == like.shape else _sized(made.image, like.shape[:2])
     return CameraClip(
         stacked,
         np.array([time for time, _ in picked], np.int64),
-        np.array([image is not None for _, image in picked], np.bool_),
+        np.array([made is not None for _, made in picked], np.bool_),
+        None if first is None else first.stored_size,
     )
 
 

@@ -30,12 +30,18 @@ COLOUR_MAPS = {"turbo": cv2.COLORMAP_TURBO, "jet": cv2.COLORMAP_JET, "viridis": 
 
 
 class Intrinsics(NamedTuple):
-    """A pinhole camera, pixels: focal lengths and the principal point."""
+    """A pinhole camera, pixels: focal lengths and the principal point, in which 0 is the middle of the first pixel."""
 
     fx: float
     fy: float
     cx: float
     cy: float
+
+    def resized(self, old: tuple[int, int], new: tuple[int, int]) -> Intrinsics:
+        """Of the same camera once its image of height and width `old` has been resized to `new`."""
+        y, x = new[0] / old[0], new[1] / old[1]
+        # Borders fall on borders, not middles of pixels on middles: half a pixel lies between the two.
+        return Intrinsics(self.fx * x, self.fy * y, (self.cx + 0.5) * x - 0.5, (self.cy + 0.5) * y - 0.5)
 
 
 @dataclass(frozen=True)
@@ -188,11 +194,23 @@ def surface_normals(
     return torch.where(known[:, None], normals, 0.0), known
 
 
-def depth_form(depth: Depth, spec: DepthSpec, size: int) -> Float[Tensor, "t c s s"]:
-    """What a network reads: `spec.form` of depth images at this side, invalid pixels 0 in every channel."""
+def depth_form(
+    depth: Depth, spec: DepthSpec, size: int, stored_size: tuple[int, int] | None = None
+) -> Float[Tensor, "t c s s"]:
+    """What a network reads: `spec.form` of depth images at this side, invalid pixels 0 in every channel.
+
+    Args:
+        depth: images (t, h, w).
+        spec: form and settings.
+        size: side of what is made, pixels.
+        stored_size: height and width that the images had where they were stored, of which `spec.intrinsics` are; None: as now.
+    """
     square = (size, size)
     if spec.form == "normals":
         intrinsics = None if spec.intrinsics is None else Intrinsics(*spec.intrinsics)
+        if intrinsics is not None and stored_size is not None:
+            height, width = depth.metres.shape[1:]
+            intrinsics = intrinsics.resized(stored_size, (height, width))
         # Slopes are taken before the image is made small: afterwards neighbours lie on different things.
         normals, known = surface_normals(depth, intrinsics, spec.field_of_view_deg)
         normals, known = masked_resize(normals, known, square, spec.min_coverage)
