@@ -1,5 +1,7 @@
 """Faces are found in pictures, and what only looks like one to a cascade is not."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -11,7 +13,14 @@ from numpy.typing import NDArray
 
 from affuse import AffuseError
 from affuse.signals.face_alignment import eye_tilt
-from affuse.signals.face_detection import DetectorName, FaceBox, find_eyes, find_faces, open_detector
+from affuse.signals.face_detection import (
+    DetectorName,
+    FaceBox,
+    check_frame,
+    find_eyes,
+    find_faces,
+    open_detector,
+)
 
 
 def picture(path: Path) -> NDArray[np.uint8]:
@@ -132,6 +141,27 @@ def test_weights_that_are_no_yunet_are_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("not a network")
     with pytest.raises(AffuseError, match=r"text\.onnx: OpenCV cannot use it as YuNet"):
         open_detector("yunet", str(tmp_path / "text.onnx"))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint16, np.int32, np.bool_])
+def test_a_frame_of_other_numbers_than_8_bits_is_an_error_that_says_so(dtype: type) -> None:
+    with pytest.raises(AffuseError, match=rf"8-bit RGB .*{np.dtype(dtype)}.*np\.uint8"):
+        check_frame(np.ones((120, 120, 3), dtype))
+
+
+def test_a_stream_of_such_frames_is_this_error_where_no_types_are_checked() -> None:
+    script = """
+import numpy as np
+from affuse import AffuseError
+from affuse.signals.face import FacePipeline, FaceState, face_step
+for dtype in (np.float32, np.float64, np.uint16):
+    try:
+        face_step(np.ones((120, 120, 3), dtype), FaceState(), FacePipeline())
+    except AffuseError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert [line.partition(":")[0].split()[-1] for line in done.stdout.splitlines()] == ["float32", "float64", "uint16"]
 
 
 def test_what_is_no_rgb_frame_is_an_error() -> None:

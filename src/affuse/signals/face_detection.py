@@ -108,7 +108,7 @@ def find_faces(frame: NDArray[np.uint8], detector: Detector, near: FaceBox | Non
             needs no eyes again, since they may be closed.
 
     Raises:
-        AffuseError: the frame is no RGB image.
+        AffuseError: the frame is no 8-bit RGB image.
     """
     check_frame(frame)
     height, width = frame.shape[:2]
@@ -269,10 +269,15 @@ def haar_cascade(name: str) -> cv2.CascadeClassifier:
     return _cascade(name, threading.get_ident())
 
 
-def check_frame(frame: NDArray[np.uint8]) -> None:
-    """Raises: AffuseError: the frame is no RGB image (h, w, 3)."""
+def check_frame(frame: NDArray[Any]) -> None:
+    """Raises: AffuseError: the frame is no 8-bit RGB image (h, w, 3)."""
     if frame.ndim != 3 or frame.shape[2] != 3 or min(frame.shape) < 1:
         raise AffuseError(f"a frame is RGB (height, width, 3), not {frame.shape}")
+    if frame.dtype != np.uint8:
+        # Whether its white is 1, 255 or 65535 is not ours to guess.
+        raise AffuseError(
+            f"a frame is 8-bit RGB from 0 to 255, not {frame.dtype}: scale it, then frame.astype(np.uint8)"
+        )
 
 
 # None of the three kinds of detector may be used by two threads at a time, so each thread has its own.
