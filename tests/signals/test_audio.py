@@ -2,15 +2,18 @@
 
 import math
 import wave
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from affuse.signals.audio import frame_times_us, log_mel, mel_filters, read_audio, stft
+from affuse.data.sound_and_frames import cut
+from affuse.signals.audio import Audio, frame_times_us, log_mel, mel_filters, read_audio, stft
 from affuse.types import AffuseError
 
 
@@ -25,6 +28,38 @@ def write_wav(path: Path, samples: torch.Tensor, rate: int, channels: int = 1) -
         file.setsampwidth(2)
         file.setframerate(rate)
         file.writeframes(data.tobytes())
+
+
+def write_click(path: Path, codec: str, rate: int, silent_s: tuple[float, float] = (0, 0), cover: bool = False) -> Path:
+    """Six seconds of a quiet tone with a click at 5.0 s; packets of `silent_s` are not sent."""
+    samples = 0.05 * tone(330, 6.0, rate).numpy()
+    samples[5 * rate : 5 * rate + 20] = 0.9
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate, layout="mono")
+        picture = container.add_stream("mjpeg", rate=1) if cover else None
+        if picture is not None:
+            picture.width, picture.height, picture.pix_fmt = 32, 32, "yuvj420p"
+            picture.disposition = av.stream.Disposition.attached_pic
+            container.start_encoding()
+            image = av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8), format="rgb24")
+            container.mux([*picture.encode(image), *picture.encode()])
+        step = stream.codec_context.frame_size or 1024
+        convert = av.AudioResampler(format=stream.codec_context.format.name, layout="mono", rate=rate)
+        packets = []
+        for start in range(0, len(samples), step):
+            frame = av.AudioFrame.from_ndarray(samples[None, start : start + step].copy(), "fltp", "mono")
+            frame.sample_rate, frame.pts = rate, start
+            for converted in convert.resample(frame):
+                converted.pts = start
+                packets += stream.encode(converted)
+        for packet in (*packets, *stream.encode()):
+            if not silent_s[0] <= packet.pts * packet.time_base < silent_s[1]:
+                container.mux(packet)
+    return path
+
+
+def click_s(audio: Audio) -> float:
+    return int(audio.samples[48_000:].abs().argmax() + 48_000) / 16_000 + audio.start_us / 1e6
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -104,6 +139,89 @@ def test_too_long_a_recording_is_refused(tmp_path: Path) -> None:
     write_wav(tmp_path / "a.wav", tone(440, 1.0), 16_000)
     with pytest.raises(AffuseError, match="longer than"):
         read_audio(tmp_path / "a.wav", max_seconds=0.5)
+
+
+SENT = [
+    ("a.mkv", "libopus", 48_000),
+    ("a.mp4", "aac", 44_100),
+    ("a.ts", "aac", 44_100),
+    ("a.flv", "libmp3lame", 44_100),
+]
+
+
+@pytest.mark.parametrize(("name", "codec", "rate"), SENT)
+def test_what_comes_after_a_hole_stands_at_its_time(tmp_path: Path, name: str, codec: str, rate: int) -> None:
+    audio = read_audio(write_click(tmp_path / name, codec, rate, (2, 4)))
+    assert click_s(audio) == pytest.approx(5.0, abs=0.03)
+    assert audio.filled == pytest.approx(32_000, abs=500) and audio.dropped == 0
+    assert not audio.samples[34_000:62_000].any() and audio.samples[:32_000].any()
+    part = cut(audio, (4.9, 5.1), tmp_path / name)
+    assert part.samples.abs().max() > 0.3 and part.filled == audio.filled
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "rate"), [*SENT, ("a.flac", "flac", 44_100), ("a.mp3", "libmp3lame", 22_050)]
+)
+def test_a_whole_sound_is_not_filled(tmp_path: Path, name: str, codec: str, rate: int) -> None:
+    audio = read_audio(write_click(tmp_path / name, codec, rate))
+    assert audio.filled == audio.dropped == 0 and click_s(audio) == pytest.approx(5.0, abs=0.03)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.m4a", "aac"), ("a.mkv", "libopus")])
+def test_what_comes_after_damage_stands_at_its_time(tmp_path: Path, name: str, codec: str) -> None:
+    path = write_click(tmp_path / name, codec, 48_000)
+    with av.open(str(path)) as container:
+        places = [(p.pos, p.size) for p in container.demux(audio=0) if p.size and 2 <= p.pts * p.time_base < 2.5]
+    content = bytearray(path.read_bytes())
+    noise = np.random.default_rng(0)
+    for place, size in places:
+        content[place : place + size] = noise.integers(0, 256, size, dtype=np.uint8).tobytes()
+    path.write_bytes(content)
+    audio = read_audio(path)
+    assert audio.filled > 0 and click_s(audio) == pytest.approx(5.0, abs=0.005)
+
+
+def test_times_that_lie_about_the_length_are_refused_without_making_room(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        for second in (0, 10_000_000):
+            frame = av.AudioFrame.from_ndarray(np.ones((1, 1600), np.int16), "s16", "mono")
+            frame.sample_rate, frame.pts = 16_000, second * 16_000
+            container.mux(stream.encode(frame))
+    with pytest.raises(AffuseError, match=r"a\.mkv: longer than 3600 s"):
+        read_audio(tmp_path / "a.mkv")
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000, 192_000])
+@pytest.mark.parametrize("count", [1, 2, 5, 100])
+def test_a_sound_too_short_to_resample_has_few_samples_or_none(tmp_path: Path, rate: int, count: int) -> None:
+    write_wav(tmp_path / "a.wav", torch.ones(count), rate)
+    audio = read_audio(tmp_path / "a.wav")
+    assert len(audio.samples) <= math.ceil(count * 16_000 / rate) and audio.samples.dtype == torch.float32
+    if not len(audio.samples):
+        with pytest.raises(AffuseError, match="no samples"):
+            cut(audio, None, tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("cover", [False, True])
+@pytest.mark.parametrize("rate", [16_000, 44_100])
+def test_a_sound_without_a_video_starts_its_own_clock(tmp_path: Path, rate: int, cover: bool) -> None:
+    audio = read_audio(write_click(tmp_path / "a.mp3", "libmp3lame", rate, cover=cover))
+    assert audio.start_us == 0 and click_s(audio) == pytest.approx(5.0, abs=0.002)
+
+
+def test_sound_that_starts_after_the_picture_says_when(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        video = container.add_stream("mpeg4", rate=Fraction(10))
+        video.width, video.height, video.pix_fmt = 48, 32, "yuv420p"
+        sound = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.ones((1, 8000), np.int16), "s16", "mono")
+        frame.sample_rate, frame.pts = 16_000, 4_000
+        for _ in range(10):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((32, 48, 3), np.uint8), format="rgb24")))
+        container.mux([*video.encode(), *sound.encode(frame), *sound.encode()])
+    audio = read_audio(tmp_path / "a.mkv")
+    assert audio.start_us == 250_000 and audio.filled == 0
 
 
 def test_real_speech_and_a_videos_own_sound(real_data: Path) -> None:

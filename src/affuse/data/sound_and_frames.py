@@ -7,7 +7,7 @@ can be seen without decoding (missing, zero length, a Git LFS pointer, a sound f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -146,7 +146,7 @@ class Clips:
 
 
 def cut(audio: Audio, segment_s: tuple[float, float] | None, path: Path) -> Audio:
-    """The part of a sound from start to stop, seconds on the recording's clock.
+    """The part of a sound from start to stop, seconds on the recording's clock; `dropped` and `filled` stay those of all.
 
     Raises:
         AffuseError: nothing of the sound lies there.
@@ -159,7 +159,7 @@ def cut(audio: Audio, segment_s: tuple[float, float] | None, path: Path) -> Audi
     part = audio.samples[first:last]
     if not len(part):
         raise AffuseError(f"{path}: no sound from {segment_s[0]:g} to {segment_s[1]:g} s; check the annotation")
-    return Audio(part, audio.sample_rate_hz, max(audio.start_us, round(segment_s[0] * 1e6)), audio.dropped)
+    return replace(audio, samples=part, start_us=max(audio.start_us, round(segment_s[0] * 1e6)))
 
 
 def sound_input(samples: Float[Tensor, " n"], spec: SoundSpec) -> Tensor:
@@ -287,16 +287,19 @@ def _below(path: Path, root: Path) -> str:
 
 
 def _candidates(path: Path, fps: float, segment_s: tuple[float, float] | None) -> list[np.ndarray]:
-    """The first frame at or after each tick of `fps` within the segment."""
+    """The first frame at or after each tick of `fps` within the segment; none twice, so a gap in time has none."""
     start_us, stop_us = (0.0, float("inf")) if segment_s is None else (1e6 * s for s in segment_s)
     found: list[np.ndarray] = []
+    tick = 0
     with read_video(path) as reader:
         for frame in reader:
             if frame.time_us >= stop_us or len(found) == _MAX_CANDIDATES:
                 break
             # Half a millisecond of slack: a rate such as 29.97 rounds its times.
-            if frame.time_us + 500 >= start_us + len(found) * 1e6 / fps:
+            passed = (frame.time_us + 500 - start_us) * fps / 1e6
+            if passed >= tick:
                 found.append(frame.image)
+                tick = int(passed) + 1
     if not found:
         raise AffuseError(f"{path}: no frame in the segment {segment_s}; check the annotation")
     return found

@@ -12,6 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from av.stream import Disposition
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from affuse.types import AffuseError
 
 MAX_SECONDS = 3600.0
 _MAX_BAD_PACKETS_IN_A_ROW = 256
+_HOLE_S = 0.010  # containers round times, Matroska to 1 ms; a hole is longer
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,18 @@ class Audio:
     Args:
         samples: (n,), about [-1, 1].
         sample_rate_hz: samples a second.
-        start_us: time of the first sample on the recording's clock, on which a video's first frame is 0.
+        start_us: time of the first sample on the recording's clock, on which a video's first frame is 0; in a file without
+            a video that is where its sound starts.
         dropped: packets that could not be decoded.
+        filled: how many of the samples are zeros in place of sound that the file does not hold: what was never recorded or
+            sent, or could not be decoded.
     """
 
     samples: Float[Tensor, " n"]
     sample_rate_hz: int
     start_us: int = 0
     dropped: int = 0
+    filled: int = 0
 
     @property
     def duration_us(self) -> int:
@@ -44,6 +50,9 @@ class Audio:
 
 def read_audio(path: str | Path, sample_rate_hz: int = 16_000, max_seconds: float = MAX_SECONDS) -> Audio:
     """The first sound stream of a file, mixed to mono and resampled.
+
+    Where the file's own times leave a hole of more than 10 ms there are zeros, as many as `Audio.filled` says, so that what
+    comes after stands at its time. A sound too short to be resampled, of a few milliseconds, has no samples.
 
     Args:
         path: any container and codec that FFmpeg reads: wav, flac, mp3, or a video.
@@ -73,11 +82,8 @@ def read_audio(path: str | Path, sample_rate_hz: int = 16_000, max_seconds: floa
 
 def _decoded(container: av.container.InputContainer, path: Path, sample_rate_hz: int, max_seconds: float) -> Audio:
     stream = container.streams.audio[0]
-    # The channels are averaged here: FFmpeg's own mix to mono raises what both channels share.
-    resampler = av.AudioResampler(format="fltp", rate=sample_rate_hz)
-    pieces: list[np.ndarray] = []
-    count = dropped = bad_in_a_row = 0
-    start_s: float | None = None
+    line = _Line(sample_rate_hz, math.ceil(max_seconds * sample_rate_hz))
+    dropped = bad_in_a_row = 0
     packets = container.demux(stream)
     while bad_in_a_row <= _MAX_BAD_PACKETS_IN_A_ROW:
         try:
@@ -90,26 +96,79 @@ def _decoded(container: av.container.InputContainer, path: Path, sample_rate_hz:
             dropped += 1
             bad_in_a_row += 1
             continue
+        # AVI stores no times: FFmpeg counts bytes, which goes wrong in sound of varying rate, so only damage makes a hole.
+        timed = container.format.name != "avi" or dropped > 0
         for frame in frames:
-            if not isinstance(frame, av.AudioFrame):
-                continue
-            if start_s is None:
-                start_s = float(frame.time or 0.0)
-            for resampled in resampler.resample(frame):
-                pieces.append(resampled.to_ndarray().mean(0))
-                count += len(pieces[-1])
-        if count > max_seconds * sample_rate_hz:
+            if isinstance(frame, av.AudioFrame):
+                line.put(frame, timed)
+        if line.count > max_seconds * sample_rate_hz:
             raise AffuseError(f"{path}: longer than {max_seconds:g} s: cut it, or raise max_seconds")
-    if start_s is None:
+    if line.start_s is None:
         raise AffuseError(f"{path}: no sound can be decoded ({dropped} packets failed); copy it again")
-    pieces += [rest.to_ndarray().mean(0) for rest in resampler.resample(None)]
-    samples = torch.from_numpy(np.concatenate(pieces).astype(np.float32))
-    return Audio(torch.nan_to_num(samples), sample_rate_hz, round((start_s - _video_start_s(container)) * 1e6), dropped)
+    samples = torch.nan_to_num(torch.from_numpy(line.samples()))
+    start_us = round((line.start_s - _zero_s(container)) * 1e6)
+    return Audio(samples, sample_rate_hz, start_us, dropped, line.filled)
 
 
-def _video_start_s(container: av.container.InputContainer) -> float:
-    """Time of the first frame beside the sound, which is where the recording's clock stands at 0."""
-    for stream in container.streams.video:
+class _Line:
+    """Decoded frames, mono and resampled, each at its time after the first."""
+
+    def __init__(self, sample_rate_hz: int, most: int) -> None:
+        self.start_s: float | None = None
+        self.count = self.filled = 0
+        self._due_s = 0.0  # when the next frame starts, if nothing is missing before it
+        self._rate_hz = sample_rate_hz
+        self._most = most
+        self._pieces: list[np.ndarray] = []
+        self._kind: tuple[str, str, int] | None = None  # of the frames that the resampler takes
+        self._resampler: av.AudioResampler | None = None
+
+    def put(self, frame: av.AudioFrame, timed: bool) -> None:
+        """Append a frame; one that is `timed` may leave a hole before it."""
+        time_s = None if frame.time is None else float(frame.time)
+        if self.start_s is None:
+            self.start_s = self._due_s = time_s or 0.0
+        kind = frame.format.name, frame.layout.name, frame.sample_rate
+        hole = timed and time_s is not None and time_s > self._due_s + _HOLE_S
+        if self._resampler is None or hole or kind != self._kind:
+            self._end_piece()
+            # The channels are averaged here: FFmpeg's own mix to mono raises what both channels share.
+            self._resampler = av.AudioResampler(format="fltp", rate=self._rate_hz)
+            self._kind = kind
+        if hole and time_s is not None:
+            self._fill(time_s - self.start_s)
+            self._due_s = time_s
+        self._due_s += frame.samples / frame.sample_rate
+        self._append(self._resampler.resample(frame))
+
+    def samples(self) -> np.ndarray:
+        """All of them, float32."""
+        self._end_piece()
+        return np.concatenate([np.zeros(0, np.float32), *self._pieces]).astype(np.float32)
+
+    def _end_piece(self) -> None:
+        if self._resampler is not None:
+            self._append(self._resampler.resample(None))
+
+    def _append(self, frames: list[av.AudioFrame]) -> None:
+        for frame in frames:
+            self._pieces.append(frame.to_ndarray().mean(0))
+            self.count += len(self._pieces[-1])
+
+    def _fill(self, stop_s: float) -> None:
+        missing = max(0, round(min(stop_s * self._rate_hz, self._most + 1)) - self.count)
+        self._pieces.append(np.broadcast_to(np.float32(0), missing))  # takes no memory yet: a file can lie about times
+        self.count += missing
+        self.filled += missing
+
+
+def _zero_s(container: av.container.InputContainer) -> float:
+    """Where the recording's clock stands at 0: the first frame beside the sound; without a video, where the sound starts.
+
+    An encoder's delay, which decoding cuts off, makes a sound of its own start late by FFmpeg's clock.
+    """
+    videos = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]  # that is a cover
+    for stream in videos or container.streams.audio[:1]:
         if stream.start_time is not None and stream.time_base is not None:
             return float(stream.start_time * stream.time_base)
     return 0.0
