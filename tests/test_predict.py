@@ -1,6 +1,7 @@
 """What a run says of files it has never seen: of every kind of file the modalities that it has, and no others."""
 
 import json
+import weakref
 from pathlib import Path
 
 import cv2
@@ -9,13 +10,14 @@ import pytest
 import torch
 
 from affuse import AffuseError, cli, runs
+from affuse import predict as predict_module
 from affuse.overlay import write_video
 from affuse.predict import answer, predict
 from affuse.recipe import load_recipe
 from affuse.signals.events import Events, write_events
 from affuse.signals.video import read_video
 from affuse.systems import SYSTEMS
-from affuse.types import Task
+from affuse.types import Sample, Task
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "mco_e"
 CLASSES = ("happiness", "sadness", "angry")
@@ -195,6 +197,36 @@ def test_a_long_recording_is_answered_as_its_clips_are_one_by_one(
     assert len(together["windows"]) > 4
     for one, other in zip(together["windows"], apart["windows"], strict=True):
         assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["video", "events"])
+def test_clips_and_answers_are_held_for_a_few_clips_only(
+    kind: str, tmp_path: Path, run: runs.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    duration_us, at_once = 6_000_000, 3
+    if kind == "video":
+        file = film(np.arange(0, duration_us, 33_333), (), monkeypatch, tmp_path)
+    else:
+        file = write_recording(tmp_path / "long.npz", duration_us)
+    monkeypatch.setattr("affuse.predict.CLIPS_AT_ONCE", at_once)
+    make = predict_module._sample
+    clips, answers, held = [], [], [(0, 0)]
+
+    def counted(*given) -> Sample:
+        sample = make(*given)
+        clips.append(weakref.ref(sample))
+        held.append(tuple(sum(one() is not None for one in of) for of in (clips, answers)))
+        return sample
+
+    monkeypatch.setattr("affuse.predict._sample", counted)
+    hook = run.system.register_forward_hook(lambda system, given, output: answers.append(weakref.ref(output)))
+    try:
+        record = answer(run, file)
+    finally:
+        hook.remove()
+    assert len(record["windows"]) == len(clips) > 20
+    assert max(clips_now for clips_now, _ in held) <= at_once
+    assert max(answers_now for _, answers_now in held) == 0
 
 
 def test_a_run_without_the_modality_of_the_file_does_not_guess(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ gives events alone, and the RGB camera is absent.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -26,7 +27,7 @@ from affuse.signals.video import VIDEO_SUFFIXES, read_video
 from affuse.types import AffuseError, Batch, Sample, System
 
 EVENT_SUFFIXES = (".bin", ".bs2", ".raw", ".dat", ".aedat4", ".h5", ".hdf5", ".npz", ".txt", ".csv")
-CLIPS_AT_ONCE = 64  # so that a long recording does not fill the memory
+CLIPS_AT_ONCE = 64  # made, answered and forgotten, so that a long recording does not fill the memory
 # Frame intervals without a frame, as of `affuse.signals.cameras`: one frame lost now and then is no hole; of what lies in a
 # longer stretch the file says nothing, and its last frame must not stand for it.
 HOLE_INTERVALS = 2.5
@@ -67,8 +68,15 @@ def answer(run: runs.Run, file: str | Path, errors: Literal["raise", "drop"] = "
     suffix = file.suffix.lower()
     spec: ClipSpec | None = getattr(run.recipe.data, "clip", None)
     if suffix in EVENT_SUFFIXES:
-        clips, reason = _clips_of_events(run, read_events(file, errors=errors), file, spec)
-        return {**_summary(run, clips), "events": "recorded"} if clips else {"status": "no answer", "reason": reason}
+        events = read_events(file, errors=errors)
+        of_data = getattr(run.recipe.data, "event_clips", None)
+        if of_data is not None:  # a data set of events alone has windows of its own
+            said, reason = _summary(run, of_data(events)), "the recording is shorter than one clip"
+        elif spec is None:
+            raise AffuseError(f"{file}: a run on {run.recipe.data_name!r} has seen no events")
+        else:
+            said, reason = _summary(run, _clips_of_events(events, spec)), _too_short(events.duration_us, spec)
+        return {**said, "events": "recorded"} if said else {"status": "no answer", "reason": reason}
     if suffix not in (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES):
         videos, pictures, events = map(", ".join, (VIDEO_SUFFIXES, PICTURE_SUFFIXES, EVENT_SUFFIXES))
         raise AffuseError(f"{file}: expected a video ({videos}), a picture ({pictures}) or events ({events})")
@@ -82,28 +90,32 @@ def answer(run: runs.Run, file: str | Path, errors: Literal["raise", "drop"] = "
     if suffix in PICTURE_SUFFIXES:
         still = Sample({"rgb": rgb_clip(np.repeat(crops[:1], spec.frames, axis=0), spec)})
         return {**_summary(run, [still]), "events": "absent"}
-    clips, reason = _clips_of_video(crops, times_us, found, spec)
-    return {**_summary(run, clips), "events": "simulated"} if clips else {"status": "no answer", "reason": reason}
+    said = _summary(run, _clips_of_video(crops, times_us, found, spec))
+    if not said:
+        return {"status": "no answer", "reason": _why_no_clip(times_us, found, spec)}
+    return {**said, "events": "simulated"}
 
 
 def _clips_of_video(
     crops: NDArray[np.uint8], times_us: NDArray[np.int64], found: NDArray[np.bool_], spec: ClipSpec
-) -> tuple[list[Sample], str]:
-    """Clips of the eye in a video, or the reason why there are none."""
+) -> Iterator[Sample]:
+    """Clips of the eye in a video: those without a hole, and with an eye in every frame that they are made of."""
     events = simulate_events(linear_luminance(crops), times_us)
-    windows = list(_windows(times_us, spec))
-    clips = []
-    for window in windows:
+    for window in _windows(times_us, spec):
         if window.whole and found[window.read].all():
             times = times_us[window.rows]
             inputs = {"rgb": rgb_clip(crops[window.rows], spec), "event": event_clip(events, times, spec)}
-            clips.append(_sample(inputs, times, spec))
+            yield _sample(inputs, times, spec)
+
+
+def _why_no_clip(times_us: NDArray[np.int64], found: NDArray[np.bool_], spec: ClipSpec) -> str:
+    windows = list(_windows(times_us, spec))
     if not windows:
-        return [], _too_short(int(times_us[-1] - times_us[0]), spec)
+        return _too_short(int(times_us[-1] - times_us[0]), spec)
     if not any(window.whole for window in windows):
         longest = int(np.diff(times_us).max()) / 1e6
-        return [], f"frames are missing for up to {longest:.3f} s, and no clip is without such a hole"
-    return clips, f"an eye was found in {int(found.sum())} of {len(found)} frames, never through a whole clip"
+        return f"frames are missing for up to {longest:.3f} s, and no clip is without such a hole"
+    return f"an eye was found in {int(found.sum())} of {len(found)} frames, never through a whole clip"
 
 
 def _too_short(duration_us: int, spec: ClipSpec) -> str:
@@ -144,21 +156,14 @@ def _windows(times_us: NDArray[np.int64], spec: ClipSpec) -> Iterator[_Window]:
         start += max(span_us // 2, step_us)
 
 
-def _clips_of_events(run: runs.Run, events: Events, file: Path, spec: ClipSpec | None) -> tuple[list[Sample], str]:
-    """Clips of a recording, or the reason why there are none."""
-    of_data = getattr(run.recipe.data, "event_clips", None)
-    if of_data is not None:  # a data set of events alone has windows of its own
-        return list(of_data(events)), "the recording is shorter than one clip"
-    if spec is None:
-        raise AffuseError(f"{file}: a run on {run.recipe.data_name!r} has seen no events")
+def _clips_of_events(events: Events, spec: ClipSpec) -> Iterator[Sample]:
+    """Clips of a recording of events."""
     step_us = round(spec.stride * 1e6 / spec.fps)
-    clips = []
     start = int(events.t_us[0]) + spec.window_us if len(events) else 0
     while len(events) and start + (spec.frames - 1) * step_us <= int(events.t_us[-1]) + 1:
         times_us = start + step_us * np.arange(spec.frames)
-        clips.append(_sample({"event": event_clip(events, times_us, spec)}, times_us, spec))
+        yield _sample({"event": event_clip(events, times_us, spec)}, times_us, spec)
         start += max((spec.frames - 1) * step_us // 2, step_us)
-    return clips, _too_short(events.duration_us, spec)
 
 
 def _sample(inputs: dict[str, torch.Tensor], times_us: NDArray[np.int64], spec: ClipSpec) -> Sample:
@@ -166,26 +171,29 @@ def _sample(inputs: dict[str, torch.Tensor], times_us: NDArray[np.int64], spec: 
 
 
 @torch.no_grad()
-def _summary(run: runs.Run, clips: list[Sample]) -> dict[str, Any]:
+def _summary(run: runs.Run, clips: Iterable[Sample]) -> dict[str, Any]:
+    """What is said of a file's clips, one by one and as a whole; nothing where there is no clip."""
     system, task = run.system, run.system.task
-    outputs = [
-        system(Batch.collate(clips[start : start + CLIPS_AT_ONCE], system.modalities))
-        for start in range(0, len(clips), CLIPS_AT_ONCE)
-    ]
-    answered = torch.cat([output.answered for output in outputs])
-    if not bool(answered.any()):
+    stream = iter(clips)
+    places, some_logits, some_weights = list[Mapping[str, Any]](), list[Tensor](), list[dict[str, Tensor]]()
+    while some := list(islice(stream, CLIPS_AT_ONCE)):
+        output = system(Batch.collate(some, system.modalities))
+        answered = output.answered
+        # Of an output this is all that is kept: features and steps of a long recording would fill the memory as clips would.
+        places += [clip.meta for clip, kept in zip(some, answered.tolist(), strict=True) if kept]
+        some_logits.append(output.logits[answered])
+        some_weights.append({name: values[answered] for name, values in output.weights.items()})
+        del some, output  # before the next clips are made
+    if not some_logits:
+        return {}
+    if not places:
         return {"status": "no answer", "reason": f"the file has none of the modalities {list(system.modalities)}"}
-    logits = torch.cat([output.logits for output in outputs])[answered]  # k c
+    logits = torch.cat(some_logits)  # k c
     said = logits if task.kind == "regression" else logits.softmax(-1)  # k c
-    weights = {
-        name: torch.cat([output.weights[name] for output in outputs])[answered]  # k m, k e, k t
-        for name in outputs[0].weights
-    }
-
-    spoken = [clip for clip, kept in zip(clips, answered.tolist(), strict=True) if kept]
+    weights = {name: torch.cat([part[name] for part in some_weights]) for name in some_weights[0]}  # k m, k e, k t
     windows = [
-        {**clip.meta, **describe(system, said[row], {name: values[row] for name, values in weights.items()})}
-        for row, clip in enumerate(spoken)
+        {**place, **describe(system, said[row], {name: values[row] for name, values in weights.items()})}
+        for row, place in enumerate(places)
     ]
     whole = describe(system, said.mean(0), {name: values.mean(0) for name, values in weights.items()})
     return {"status": "ok", **whole, "windows": windows}
