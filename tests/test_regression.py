@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -145,6 +146,25 @@ def test_a_value_that_is_not_finite_answers_nothing() -> None:
     output = Output(torch.tensor([[torch.inf], [1.0]]), torch.tensor([True, True]))
     records = as_records(output, batch, "test")
     assert [(record["value"], record["answered"]) for record in records] == [(None, False), (1.0, True)]
+
+
+def test_probabilities_that_are_not_finite_answer_nothing() -> None:
+    batch = replace(batch_of(2), target=torch.tensor([0, 1]))
+    output = Output(torch.tensor([[torch.nan] * 3, [0.0, 1.0, 0.0]]), torch.tensor([True, True]))
+    records = as_records(output, batch, "test")
+    assert [(record["prediction"], record["answered"]) for record in records] == [(None, False), (1, True)]
+    assert json.loads(json.dumps(records, allow_nan=False)) == records
+
+
+@pytest.mark.parametrize("unknown", [0, 1, 2])
+def test_one_sample_without_a_target_leaves_the_others_of_its_batch_theirs(unknown: int) -> None:
+    samples = [Sample({"text": torch.ones(2, 4)}, None if i == unknown else i) for i in range(3)]
+    batch = Batch.collate(samples)
+    records = as_records(Output(torch.zeros(3, 3), torch.ones(3, dtype=torch.bool)), batch, "test")
+    assert [record["target"] for record in records] == [sample.target for sample in samples]
+    values = Batch.collate([replace(s, target=None if s.target is None else 0.5 * s.target) for s in samples])
+    records = as_records(Output(torch.zeros(3, 1), torch.ones(3, dtype=torch.bool)), values, "test")
+    assert [record["target"] for record in records] == [None if i == unknown else 0.5 * i for i in range(3)]
 
 
 def test_records_of_a_classification_hold_what_each_modality_alone_says() -> None:
@@ -372,6 +392,14 @@ def test_the_report_of_a_regression_holds_every_part_and_nothing_of_a_classifica
     assert "1" in page[page.index("Not answered") :][:40]
     assert not [colour for colour in report_samples.SERIES if colour in page]
     assert "://" not in page.replace("http://www.w3.org/", "")
+
+
+def test_values_of_one_sign_are_drawn_in_the_plane(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    predictions = tmp_path / "run" / runs.PREDICTIONS
+    rows = [json.loads(line) for line in predictions.read_text().splitlines()]
+    runs.write_lines(predictions, [{**row, "target": 1 + abs(row["target"])} for row in rows])
+    assert "Features in the plane" in report.write_report(tmp_path / "run").read_text()
 
 
 def test_without_scikit_learn_features_are_drawn_by_their_principal_components(

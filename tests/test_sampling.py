@@ -159,13 +159,13 @@ def test_an_epochs_samples_follow_from_its_seed_and_number(rule: Any) -> None:
 
 
 @pytest.mark.parametrize("rule", ["balanced", "square_root"])
-@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize(("listed", "workers"), [(True, 0), (False, 0), (True, 1)])
 def test_a_resumed_run_ends_where_the_uninterrupted_one_does(
-    rule: str, listed: bool, tmp_path: Path, interrupt: Callable[..., None]
+    rule: str, listed: bool, workers: int, tmp_path: Path, interrupt: Callable[..., None]
 ) -> None:
     data = {"name": "points", "listed": listed}
-    trained(tmp_path / "whole", "line", data, sampling=rule)
-    interrupt(lambda: trained(tmp_path / "cut", "line", data, sampling=rule))
+    trained(tmp_path / "whole", "line", data, sampling=rule, workers=workers)
+    interrupt(lambda: trained(tmp_path / "cut", "line", data, sampling=rule, workers=workers))
     fit.resume(tmp_path / "cut", progress=False)
     first, second = load_file(tmp_path / "whole" / runs.WEIGHTS), load_file(tmp_path / "cut" / runs.WEIGHTS)
     assert all(torch.equal(first[name], second[name]) for name in first)

@@ -23,7 +23,7 @@ AVE_SIZES = {"train": 3339, "validation": 402, "test": 402}
 
 
 def check_ravdess(root: str | Path, counts: dict[str, Any] | None = None) -> list[Finding]:
-    """Check a folder of RAVDESS: names, every sound and video by decoding it, and the file of vectors.
+    """Check a folder of RAVDESS: names, every sound and the first frame of every video by decoding it, and the file of vectors.
 
     Args:
         root: the folder.
@@ -59,7 +59,7 @@ def check_ravdess(root: str | Path, counts: dict[str, Any] | None = None) -> lis
 
 
 def check_crema_d(root: str | Path, counts: dict[str, Any] | None = None) -> list[Finding]:
-    """Check a folder of CREMA-D: names, every sound and video by decoding it, and the published split.
+    """Check a folder of CREMA-D: names, every sound and the first frame of every video by decoding it, and the published split.
 
     Args:
         root: the folder.
@@ -101,7 +101,7 @@ def check_crema_d(root: str | Path, counts: dict[str, Any] | None = None) -> lis
 
 
 def check_ave(root: str | Path, counts: dict[str, Any] | None = None) -> list[Finding]:
-    """Check a folder of AVE: the annotations, every video by decoding it, and what stands in several parts.
+    """Check a folder of AVE: the annotations, the first frame of every video by decoding it, and what stands in several parts.
 
     Args:
         root: the folder.

@@ -68,8 +68,9 @@ def as_records(output: Output, batch: Batch, split: str) -> list[dict[str, Any]]
         output, logits=output.logits.detach(), unimodal={name: part.detach() for name, part in output.unimodal.items()}
     )
     probabilities = output.logits.softmax(-1)
-    # A value that is not finite answers nothing.
-    answered = output.answered & (output.logits[:, 0].isfinite() if regression else True)  # b
+    # What is not finite answers nothing.
+    answered = output.answered & (output.logits if regression else probabilities).isfinite().all(-1)  # b
+    targets = _targets(batch, regression)
     alone = {
         name: (logits, batch.has(name) & logits.isfinite().all(-1)) for name, logits in output.unimodal.items()
     }  # (b, c), b
@@ -88,7 +89,7 @@ def as_records(output: Output, batch: Batch, split: str) -> list[dict[str, Any]]
             "crop": int(meta.get("crop") or 0),
             "subject": meta.get("subject"),
             "condition": meta.get("condition"),
-            "target": None if batch.target is None else (float if regression else int)(batch.target[row]),
+            "target": targets[row],
             **said,
             "answered": bool(answered[row]),
             "weights": {name: rounded(weights[row]) for name, weights in output.weights.items()},
@@ -101,6 +102,15 @@ def as_records(output: Output, batch: Batch, split: str) -> list[dict[str, Any]]
             }
         records.append(record)
     return records
+
+
+def _targets(batch: Batch, regression: bool) -> Sequence[float | int | None]:
+    """The target of each row, None where it is not known."""
+    if batch.target is None:
+        return [None] * batch.size
+    if regression:
+        return [float(value) if math.isfinite(value) else None for value in batch.target.tolist()]
+    return [int(index) if index >= 0 else None for index in batch.target.tolist()]
 
 
 def rounded(values: torch.Tensor) -> list[float]:

@@ -275,10 +275,13 @@ def _train(
         selection = splits.validation if training.select_on == "validation" else splits.test
         chances = None if targets is None else sampling_chances(targets, splits.task, training.sampling)
         order = Shuffled(len(splits.train), training.seed, chances)
+        if checkpoint is not None:  # a loader's workers begin before Lightning tells the sampler which epoch it is
+            saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            order.set_epoch(saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
         try:
             trainer.fit(
                 module,
-                loader(_Indexed(splits.train), sampler=order, collate_fn=collate),
+                loader(_Indexed(splits.train), sampler=order, collate_fn=collate, generator=order.generator),
                 loader(_Indexed(selection), collate_fn=collate),
                 ckpt_path=checkpoint,
                 weights_only=True,

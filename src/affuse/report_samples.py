@@ -119,6 +119,8 @@ def _plane(
         largest = np.abs(target).max() or 1.0
         for sign, colour in ((1, BLUE), (-1, ORANGE)):
             own = target * sign > 0
+            if not own.any():  # all values of a scale from 1 to 5 have one sign
+                continue
             strength: Any = 0.15 + 0.75 * np.abs(target[own]) / largest  # one a point
             axis.scatter(points[own, 0], points[own, 1], s=13, color=colour, alpha=strength, linewidths=0)
         zero = target == 0

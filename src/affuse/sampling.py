@@ -16,7 +16,8 @@ from affuse.types import AffuseError, Task
 
 class Shuffled(Sampler[int]):
     """A new order each epoch. All randomness of an epoch (order, crops, dropout) follows from the seed and its number, so
-    that a resumed run repeats it exactly; hence the seeding at the moment when an epoch's first sample is asked for.
+    that a resumed run repeats it exactly; hence the seeding at the moment when an epoch's first sample is asked for. That is
+    too late for a loader with workers, which draws their seed before: it takes that from `generator`.
 
     Args:
         n: samples there are, and indices an epoch gives.
@@ -26,7 +27,9 @@ class Shuffled(Sampler[int]):
     """
 
     def __init__(self, n: int, seed: int, chances: Float[Tensor, " n"] | None = None):
-        self.n, self.seed, self.epoch, self.chances = n, seed, 0, chances
+        self.n, self.seed, self.chances = n, seed, chances
+        self.generator = torch.Generator()
+        self.set_epoch(0)
 
     def __len__(self) -> int:
         return self.n
@@ -34,9 +37,14 @@ class Shuffled(Sampler[int]):
     def set_epoch(self, epoch: int) -> None:
         """Lightning's trainer calls this before each epoch."""
         self.epoch = epoch
+        self.generator.manual_seed(self._seed_of_epoch)
+
+    @property
+    def _seed_of_epoch(self) -> int:
+        return self.seed * 100_003 + self.epoch
 
     def __iter__(self) -> Iterator[int]:
-        torch.manual_seed(self.seed * 100_003 + self.epoch)
+        torch.manual_seed(self._seed_of_epoch)
         if self.chances is None:
             return iter(torch.randperm(self.n).tolist())
         return iter(torch.multinomial(self.chances, self.n, replacement=True).tolist())

@@ -71,7 +71,7 @@ class Sample:
     Args:
         inputs: tensor by modality name; the first axis is time where the modality is a sequence. Numbers that are measured
             are float32; symbols, such as token ids, int64.
-        target: class index, or value; None where unknown.
+        target: class index (int), or value (float); None where unknown.
         times_us: start time of each step by modality, microseconds, where a clock is known.
         meta: id, subject, condition and what else is known; never read by a system.
     """
@@ -92,7 +92,7 @@ class Batch:
         present: (b, m), in the order of the keys of `inputs`.
         lengths: valid steps (b,) by modality, where sequences were padded.
         times_us: start times (b, t) by modality, microseconds.
-        target: (b,) class index (int64) or value (float32); None where no sample has one.
+        target: (b,) class index (int64), -1 where unknown, or value (float32), NaN where unknown; None where no sample has one.
         meta: one mapping a sample.
     """
 
@@ -188,9 +188,11 @@ class Batch:
             if all(clock is not None and len(clock) == longest for clock in clocks):
                 times[name] = torch.stack([clock for clock in clocks if clock is not None])
         target: Tensor | None = None
-        if all(s.target is not None for s in samples):
-            whole = all(isinstance(s.target, int) for s in samples)
-            target = torch.tensor([s.target for s in samples], dtype=torch.int64 if whole else torch.float32)
+        targets = [s.target for s in samples]
+        if any(t is not None for t in targets):
+            whole = all(isinstance(t, int) for t in targets if t is not None)
+            unknown, dtype = (-1, torch.int64) if whole else (torch.nan, torch.float32)
+            target = torch.tensor([unknown if t is None else t for t in targets], dtype=dtype)
         return Batch(inputs, present, lengths, times, target, tuple(s.meta for s in samples))
 
 

@@ -128,6 +128,27 @@ def test_frames_are_taken_at_the_asked_rate(small: Path) -> None:
     assert torch.equal(once[0], once[2])  # one second of video holds one candidate, repeated
 
 
+def test_after_a_gap_in_time_the_asked_rate_goes_on(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "gap.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "gray"
+        for number in [*range(3), *range(50, 70)]:
+            frame = av.VideoFrame.from_ndarray(np.full((32, 48), 3 * number, np.uint8), format="gray")
+            frame.pts, frame.time_base = number, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    images = chosen_frames(tmp_path / "gap.mkv", FrameSpec(fps=1.0, count=3, pick="first"), False)
+    assert images.float().mean((1, 2, 3)).tolist() == pytest.approx([0, 150, 180], abs=3)  # seconds 0, 5 and 6
+
+
+def test_the_misnamed_sound_of_the_data_set_finds_its_video(tmp_path: Path) -> None:
+    root = write_crema_d(tmp_path / "made")
+    (root / "AudioWAV" / "1001_IEO_ANG_XX.wav").rename(root / "AudioWAV" / "1040_ITH_SAD_X.wav")
+    (root / "VideoFlash" / "1001_IEO_ANG_XX.flv").rename(root / "VideoFlash" / "1040_ITH_SAD_XX.flv")
+    sounds, videos = CremaD(str(root)).find_files(root)
+    assert sounds.keys() == videos.keys() and "1040_ITH_SAD_XX" in sounds
+
+
 def test_a_folder_of_frames_stands_in_for_the_video(tmp_path: Path) -> None:
     root = write_crema_d(tmp_path / "c")
     for path in (root / "VideoFlash").iterdir():

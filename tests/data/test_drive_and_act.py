@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -268,6 +269,16 @@ def test_extracted_frames_are_read_by_the_numbers_of_the_csv(own: Path) -> None:
     assert list(videos.test[0].inputs) == ["infrared", "depth"]
 
 
+@pytest.mark.parametrize("form", ["02d", "06d", "d"])
+def test_extracted_frames_may_be_numbered_in_any_width(own: Path, form: str) -> None:
+    folder = own / "kinect_color_frames" / "vp4" / RUN
+    folder.mkdir(parents=True)
+    for number in range(5, LENGTH):
+        image = np.full((24, 32, 3), brightness(number), np.uint8)
+        cv2.imwrite(str(folder / f"frame_{number:{form}}.png"), image)
+    assert shown(small(own).splits(0).test[0].inputs["rgb"]) == [12, 27, 42]
+
+
 def test_depth_pictures_of_16_bits_are_millimetres(own: Path) -> None:
     folder = own / "kinect_depth_frames" / "vp4" / RUN
     folder.mkdir(parents=True)
@@ -377,35 +388,55 @@ def test_doctor_names_a_folder_without_annotations_and_one_without_recordings(ow
     assert any("none of the 12 recordings" in f["what"] for f in doctor("drive_and_act", own)["findings"])
 
 
-def write_metrics(folder: Path, split: int, uar: float, war: float, **changes: Any) -> Path:
+def write_run(
+    folder: Path, split: int, uar: float, war: float, synthetic: bool = False, **settings: dict[str, Any]
+) -> Path:
+    """What a fit leaves of its settings and its score."""
     folder.mkdir()
-    facts = {"name": "Drive&Act", "split_number": split, "level": "midlevel", "label": "activity", "frames": 16}
-    facts |= {"views": {"rgb": "kinect_color"}, "frame_end": "exclusive", "classes_absent": {"test": ["writing"]}}
-    document = {"uar": {"value": uar}, "war": {"value": war}, "facts": facts | changes}
-    (folder / "metrics.json").write_text(json.dumps(document))
+    facts = {"name": "Drive&Act", "split_number": split, "classes_absent": {"test": ["writing"]}}
+    facts |= settings.pop("facts", {})
+    recipe = {"system": {"name": "mome"}, "data": {"split": split, "root": str(folder)}, "training": {"seed": split}}
+    recipe = {section: {**values, **settings.get(section, {})} for section, values in recipe.items()}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "run.json").write_text(json.dumps({"selected_on": "validation", "synthetic": synthetic}))
+    (folder / "metrics.json").write_text(json.dumps({"uar": {"value": uar}, "war": {"value": war}, "facts": facts}))
     return folder
 
 
 def test_the_score_is_the_mean_over_the_three_splits(tmp_path: Path) -> None:
-    runs = [write_metrics(tmp_path / f"r{split}", split, 0.1 * split, 0.3 * split) for split in (2, 0, 1)]
+    runs = [write_run(tmp_path / f"r{split}", split, 0.1 * split, 0.3 * split) for split in (2, 0, 1)]
     found = mean_over_splits(runs)
     assert found["mean_1"] == {"value": pytest.approx(0.1), "by_split": [0.0, 0.1, 0.2]}
     assert found["top_1"]["value"] == pytest.approx(0.3)
     assert found["classes_absent"] == {"0": ["writing"], "1": ["writing"], "2": ["writing"]}
+    assert found["selected_on"] == "validation" and found["synthetic"] is False
     with pytest.raises(AffuseError, match=r"the runs are of \[0, 2\]"):
         mean_over_splits(runs[:2])
     with pytest.raises(AffuseError, match="split 2 is there twice"):
         mean_over_splits([runs[0], runs[0], runs[1]])
-    with pytest.raises(AffuseError, match="the runs differ in level"):
-        mean_over_splits([*runs[:2], write_metrics(tmp_path / "task", 1, 0.0, 0.0, level="tasklevel")])
     with pytest.raises(AffuseError, match="no such file"):
         mean_over_splits([tmp_path / "none"])
     for content in ("[]", "{", '{"facts": {"name": "Drive&Act", "split_number": 1}}'):
         (runs[0] / "metrics.json").write_text(content)
-        with pytest.raises(AffuseError, match="not the metrics of a run on Drive&Act"):
+        with pytest.raises(AffuseError, match="not a finished run on Drive&Act"):
             mean_over_splits(runs)
     with pytest.raises(AffuseError, match="not of a split of Drive&Act"):
-        mean_over_splits([write_metrics(tmp_path / "eyes", 1, 0.0, 0.0, name="eyes")])
+        mean_over_splits([write_run(tmp_path / "eyes", 1, 0.0, 0.0, facts={"name": "eyes"})])
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"data": {"level": "tasklevel"}}, "data.level"),
+        ({"system": {"name": "unimodal"}}, "system.name"),
+        ({"training": {"select_on": "test"}}, "training.select_on"),
+        ({"synthetic": True}, "synthetic"),
+    ],
+)
+def test_only_runs_of_one_protocol_make_a_score(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    runs = [write_run(tmp_path / f"r{split}", split, 0.5, 0.5) for split in (0, 2)]
+    with pytest.raises(AffuseError, match=f"the runs differ in {named}; train them alike"):
+        mean_over_splits([*runs, write_run(tmp_path / "other", 1, 0.5, 0.5, **change)])
 
 
 def test_a_made_folder_with_lost_frames_trains_and_its_metrics_are_a_split_s_score(own: Path, tmp_path: Path) -> None:

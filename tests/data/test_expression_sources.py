@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from affuse import AffuseError
-from affuse.data.clip_folder import ClipFolder
+from affuse.data.clip_folder import ClipFolder, read_subjects
 from affuse.data.expression_lists import ExpressionLists, read_list
 from affuse.data.expression_videos import SIX, ExpressionVideos
 from affuse.data.splits import Splits
@@ -133,6 +133,11 @@ def test_nobody_stands_in_two_parts_where_people_are_known(tmp_path: Path, face_
         people = subjects(splits)
         assert sum(map(len, people.values())) == len(set.union(*people.values())) == 7
         assert splits.facts["subjects_shared"] == []
+
+
+def test_a_listed_name_may_have_a_point_in_it(tmp_path: Path) -> None:
+    (tmp_path / "subjects.csv").write_text("a/p0.0,anna\np0.1.mp4,ben\n")
+    assert read_subjects(tmp_path / "subjects.csv") == {"a/p0.0": "anna", "p0.1": "ben"}
 
 
 def test_people_that_the_users_own_folders_mix_are_said(tmp_path: Path, face_files: ModuleType) -> None:

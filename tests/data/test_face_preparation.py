@@ -164,3 +164,13 @@ def test_a_damaged_file_of_the_cache_is_passed_over(tmp_path: Path) -> None:
         with file.open("wb") as stream:
             np.savez(stream, allow_pickle=True, size=np.int64(8), **{**whole, **wrong})  # type: ignore[arg-type]
         assert cache.load(clip) is None
+
+
+@needs_faces
+def test_a_link_to_nothing_is_a_lost_frame_or_a_clip_that_cannot_be_read(clips: Path, tmp_path: Path) -> None:
+    (clips / "happy" / "1" / "2.jpg").unlink()
+    (clips / "happy" / "1" / "2.jpg").symlink_to("nowhere.jpg")
+    (clips / "happy" / "0.mp4").symlink_to("nowhere.mp4")
+    done = prepare(listed(clips)[:3], FacePipeline(size=48), tmp_path / "out", clips)
+    assert (done.count, done.reused, done.frames, done.without_face) == (2, 0, 6, 1)
+    assert done.failed == ("happy/0.mp4: cannot be read (No such file or directory)",)

@@ -16,7 +16,7 @@ from affuse import AffuseError
 from affuse.data import DATASETS
 from affuse.data.feature_folder import ARRAYS, MANIFEST, read_features, write_features
 from affuse.data.features import CONVERTIBLE, Features, convert
-from affuse.types import Sample, Task
+from affuse.types import Batch, Sample, Task
 
 CLASSES = Task("classification", ("a", "b"))
 VALUES = Task("regression", value_range=(-3.0, 3.0), units="sentiment")
@@ -53,7 +53,7 @@ def test_a_round_trip_changes_nothing(
 ) -> None:
     rng = np.random.default_rng(seed)
     parts = ("train", "validation", "test")
-    samples = [(parts[i % 3], draw_sample(rng, i, *one[:2], task, one[2])) for i, one in enumerate(drawn)]
+    samples = [(parts[i % 3], draw_sample(rng, i, *one[:2], task, one[2] or i % 3 < 2)) for i, one in enumerate(drawn)]
     out = write_features(tmp_path_factory.mktemp("f") / "new", samples, task, "drawn", {"k": [1]}, synthetic)
     splits = Features(str(out)).splits(0)
     assert splits.task == task and splits.synthetic == synthetic and splits.facts["k"] == [1]
@@ -67,6 +67,43 @@ def test_a_round_trip_changes_nothing(
             for kept, given_ in ((back.inputs, sample.inputs), (back.times_us, sample.times_us)):
                 assert kept.keys() == given_.keys()
                 assert all(kept[k].dtype == given_[k].dtype and torch.equal(kept[k], given_[k]) for k in kept)
+
+
+def hand_written(folder: Path, task: Task, rows: list[dict[str, Any]]) -> Path:
+    """Features whose manifest somebody has gone on writing: split, target and subject of each sample."""
+    samples = [(None, Sample({"x": torch.randn(3, 2)}, meta={"id": str(i)})) for i in range(len(rows))]
+    write_features(folder, samples, task, "own")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for sample, row in zip(manifest["samples"], rows, strict=True):
+        sample |= row
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return folder
+
+
+def test_nothing_is_learnt_or_chosen_by_samples_without_a_target(tmp_path: Path) -> None:
+    rows = [{"split": split, "target": target} for split in ("train", "validation", "test") for target in (1, None)]
+    splits = Features(str(hand_written(tmp_path / "own", CLASSES, rows))).splits(0)
+    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [1, 1, 2]
+    assert splits.facts["without_target"] == 2
+    assert Batch.collate([splits.test[0], splits.test[1]]).target.tolist() == [1, -1]  # type: ignore[union-attr]
+
+
+def test_a_whole_number_is_a_value_where_values_are_asked_for(tmp_path: Path) -> None:
+    rows = [{"split": split, "target": -1} for split in ("train", "validation", "test")]
+    splits = Features(str(hand_written(tmp_path / "own", VALUES, rows))).splits(0)
+    assert isinstance(splits.train[0].target, float)
+
+
+def test_subjects_may_be_numbered_and_are_nothing_else(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"split": split, "target": 1, "subject": subject}
+        for split, subject in (("train", 3), ("validation", "4"), ("test", 3))
+    ]
+    splits = Features(str(hand_written(tmp_path / "own", CLASSES, rows))).splits(0)
+    assert splits.facts["subjects_shared"] == ["3"]
+    rows[0]["subject"] = [3]
+    with pytest.raises(AffuseError, match=r"sample 0: the subject is '\[3\]', not text"):
+        Features(str(hand_written(tmp_path / "other", CLASSES, rows))).splits(0)
 
 
 def equal(left: Any, right: Any) -> bool:
@@ -116,7 +153,7 @@ def test_the_arrays_are_safetensors_and_the_manifest_names_what_is_absent(tmp_pa
     )
     _, samples = read_features(out)
     assert len(samples) == 2 and set(samples[1].inputs) == {"audio"}
-    with pytest.raises(AffuseError, match="no sample has the split 'validation' or 'test'"):
+    with pytest.raises(AffuseError, match="no sample with a target has the split 'validation' or 'test'"):
         Features(str(out)).splits(0)
     with pytest.raises(AffuseError, match="choose another folder"):
         write_features(out, [("train", full)], CLASSES, "again")

@@ -166,6 +166,18 @@ def test_glove_sequences_lose_their_padding_and_stay_aligned(
     assert splits.facts["not_finite_made_0"] == {"audio": 3} and splits.facts["subjects_shared"] == []
 
 
+@pytest.mark.parametrize("form", ["video[{}]", "video_{}", "video$_${}"])
+def test_the_number_of_an_utterance_is_no_part_of_who_speaks(
+    tmp_path: Path, feature_files: ModuleType, form: str
+) -> None:
+    path = feature_files.write_mult(tmp_path)
+    document = unpickled(path)
+    for part in document.values():
+        part["id"] = np.array([[form.format(i)] for i in range(len(part["id"]))], dtype=object)
+    path.write_bytes(pickle.dumps(document))
+    assert MulTGloVe(str(tmp_path)).splits(0).facts["subjects_shared"] == ["video"]
+
+
 def test_unaligned_glove_sequences_are_cut_each_by_itself(tmp_path: Path, feature_files: ModuleType) -> None:
     path = feature_files.write_mult(tmp_path, "unaligned")
     document = unpickled(path)

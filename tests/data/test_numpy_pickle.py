@@ -1,7 +1,9 @@
 """What pickle writes of arrays and plain containers, this reader reads, without pickle."""
 
 import collections
+import gc
 import pickle
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,23 @@ def test_long_arrays_stay_in_the_file(tmp_path: Path, protocol: int, fortran: bo
     assert value["text"] == "é" * 10_000
     with pytest.raises(IndexError):
         value["a"].rows(290, 301)
+
+
+def test_many_arrays_of_protocol_2_hold_no_file_open_and_leave_none_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    arrays = [np.arange(1000.0) + i for i in range(20)]
+    before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
+    back = load_numpy_pickle(written(tmp_path, arrays, 2))
+    after = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").is_dir() else 0
+    assert after == before and len(list((tmp_path / "scratch").iterdir())) == 1
+    sent = pickle.loads(pickle.dumps(back[7]))  # as to a worker that was not forked
+    assert (sent.read() == arrays[7]).all() and (back[19].read() == arrays[19]).all()
+    del back, sent
+    gc.collect()
+    assert not list((tmp_path / "scratch").iterdir())
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])

@@ -1,5 +1,7 @@
 import json
 import os
+import struct
+import zlib
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from affuse import AffuseError, Batch
-from affuse.data.see import SEE, SEE_CLIP, SequenceName, temporal_crop
+from affuse.data.see import SEE, SEE_CLIP, SequenceName, read_image, temporal_crop
 
 NAMES = Path(os.environ.get("AFFUSE_DATA", Path(__file__).parents[2] / "../shared/data")) / "annotations/see"
 LABELS = ["angry", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"]
@@ -164,6 +166,24 @@ def test_skipped_sequences_are_counted_named_and_stop_the_run_where_too_many(tmp
     assert facts["bad"] == 2
     assert facts["bad_names"] == [f"{first}: the segment ends at 0", f"{second}: no folder event/{label}/{second}"]
     assert facts["bad_frames"] == {"missing": 1, "in one camera only": 1}
+
+
+def test_a_link_to_nothing_is_a_missing_frame(tmp_path: Path) -> None:
+    document = write_see(tmp_path)
+    name = next(iter(document["database"]))
+    frame = tmp_path / "frame" / document["database"][name]["annotations"]["label"] / name / "00003.jpg"
+    frame.unlink()
+    frame.symlink_to("nowhere.jpg")
+    assert SEE(str(tmp_path)).splits(0).facts["bad_frames"] == {"missing": 1, "in one camera only": 1}
+
+
+def test_a_picture_of_absurd_size_is_one_clear_error(tmp_path: Path) -> None:
+    picture = bytearray(cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes())
+    picture[16:24] = struct.pack(">II", 60_000, 60_000)
+    picture[29:33] = struct.pack(">I", zlib.crc32(picture[12:29]))
+    (tmp_path / "big.png").write_bytes(picture)
+    with pytest.raises(AffuseError, match="not a readable image"):
+        read_image(tmp_path / "big.png")
 
 
 def test_a_world_that_says_so_is_labelled_synthetic(see: Path, tmp_path: Path) -> None:

@@ -6,7 +6,8 @@
     happy/ben_02/0001.jpg ...    or folders of frames numbered in order
     train/happy/..., val/happy/..., test/happy/...    the same in parts
 
-Where people are known, by a csv file or by a part of the clip's name, nobody stands in two parts.
+Where people are known, by a csv file or by a part of the clip's name, nobody stands in two drawn parts; of parts that folders
+give, who stands in two is said.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Literal
 from affuse.data.clip_index import ClipFile, ClipIndex
 from affuse.data.face_augmentation import FaceAugmentation
 from affuse.data.face_clips import PARTS, by_subject, face_splits, stratified
+from affuse.data.sound_and_frames import MOVIE_SUFFIXES
 from affuse.data.splits import Splits
 from affuse.signals.face_input import FaceInput
 from affuse.types import AffuseError
@@ -201,7 +203,8 @@ def read_subjects(path: Path) -> dict[str, str]:
                     continue
                 if len(cells) != 2 or not all(cells) or number > _MAX_SUBJECTS:
                     raise AffuseError(f"{path}, line {number}: expected 'clip,subject', got {','.join(row)[:60]!r}")
-                clip = cells[0].removesuffix(Path(cells[0]).suffix)
+                suffix = Path(cells[0]).suffix
+                clip = cells[0].removesuffix(suffix) if suffix.lower() in MOVIE_SUFFIXES else cells[0]
                 if table.setdefault(clip, cells[1]) != cells[1]:
                     raise AffuseError(f"{path}, line {number}: {clip[:60]} is said to be of two subjects")
     except FileNotFoundError:

@@ -39,6 +39,9 @@ _SOUND_FOLDER = "AudioWAV"
 _VIDEO_FOLDERS = ("VideoFlash", "VideoMP4", "Video")
 _IMAGE_FOLDER = "Image-01-FPS"
 _MAX_ROWS = 100_000
+_MISNAMED = {
+    "1040_ITH_SAD_X": "1040_ITH_SAD_XX"
+}  # a sound of the data set as it is given out; its video has the right name
 
 
 @dataclass(frozen=True)
@@ -276,6 +279,7 @@ def _named(folder: Path, suffixes: tuple[str, ...] | None) -> dict[str, Path]:
             continue
         if path.is_dir() if suffixes is None else path.suffix.lower() in suffixes:
             name = path.name if suffixes is None else path.stem
+            name = _MISNAMED.get(name, name)
             try:
                 CremaDName.parse(name)
             except AffuseError as error:

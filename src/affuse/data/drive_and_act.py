@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import yaml
 
 from affuse.data.drive_and_act_chunks import (
     CLASSES,
@@ -50,6 +51,7 @@ from affuse.data.drive_and_act_chunks import (
     span,
 )
 from affuse.data.drive_and_act_views import CAMERAS, Recording, find_recordings, kind_of, read_frames
+from affuse.data.run_protocol import differing, protocol_of
 from affuse.data.splits import Splits
 from affuse.signals.camera_windows import CameraWindow
 from affuse.signals.cameras import CameraSpec, camera_kind
@@ -295,10 +297,11 @@ def mean_over_splits(runs: Sequence[str | Path]) -> dict[str, Any]:
 
     Returns:
         ``mean_1`` (UAR: the mean recall over the classes that occur in a test part) and ``top_1`` (WAR), each a share from 0
-        to 1 with ``value`` and ``by_split``; ``classes_absent`` of each test part, by split.
+        to 1 with ``value`` and ``by_split``; ``classes_absent`` of each test part, by split; ``selected_on``, the part that
+        chose the epoch; and whether the data is ``synthetic``.
 
     Raises:
-        AffuseError: not three runs of the three splits of Drive&Act, or they differ in level, label, views or frames.
+        AffuseError: not three runs of the three splits of Drive&Act, or their settings differ in more than the split.
     """
     found: dict[int, dict[str, Any]] = {}
     for run in map(Path, runs):
@@ -310,22 +313,31 @@ def mean_over_splits(runs: Sequence[str | Path]) -> dict[str, Any]:
                 raise AffuseError(f"{path}: not of a split of Drive&Act")
             number = int(facts["split_number"])
             row = {"uar": float(said["uar"]["value"]), "war": float(said["war"]["value"]), "facts": facts}
-            row["alike"] = {key: facts[key] for key in ("level", "label", "views", "frame_end", "frames")}
             row["absent"] = list(facts["classes_absent"]["test"])
-        except OSError:
-            raise AffuseError(f"{path}: no such file; give folders that affuse fit wrote") from None
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise AffuseError(f"{path}: not the metrics of a run on Drive&Act; run affuse evaluate on it") from None
+            row["settings"], info = protocol_of(run, ("root", "split"))
+            row["selected_on"], row["synthetic"] = str(info["selected_on"]), bool(info["synthetic"])
+        except OSError as error:
+            raise AffuseError(f"{error.filename}: no such file; give folders that affuse fit wrote") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
+            raise AffuseError(f"{run}: not a finished run on Drive&Act; run affuse evaluate on it") from None
         if number in found:
             raise AffuseError(f"{path}: split {number} is there twice; give one run a split")
         found[number] = row
     if sorted(found) != list(SPLITS):
         raise AffuseError(f"the score is the mean over splits 0, 1 and 2, but the runs are of {sorted(found)}")
-    for key, value in found[0]["alike"].items():
-        if any(row["alike"][key] != value for row in found.values()):
-            raise AffuseError(f"the runs differ in {key}: {[found[n]['alike'][key] for n in SPLITS]}; train them alike")
+    first = found[0]
+    unlike = sorted({name for row in found.values() for name in differing(first["settings"], row["settings"])})
+    unlike += ["synthetic"] if len({row["synthetic"] for row in found.values()}) > 1 else []
+    if unlike:
+        raise AffuseError(f"the runs differ in {', '.join(unlike)[:200]}; train them alike")
     scores = {
         name: {"value": sum(found[n][key] for n in SPLITS) / len(SPLITS), "by_split": [found[n][key] for n in SPLITS]}
         for name, key in (("mean_1", "uar"), ("top_1", "war"))
     }
-    return {**scores, "classes_absent": {str(n): found[n]["absent"] for n in SPLITS}}
+    absent = {str(n): found[n]["absent"] for n in SPLITS}
+    return {
+        **scores,
+        "classes_absent": absent,
+        "selected_on": first["selected_on"],
+        "synthetic": first["synthetic"],
+    }

@@ -45,6 +45,7 @@ class Recording:
         first, stop: number of the first frame, and the one behind the last; frames of a video count from 0, those of a folder
             are numbered as their names say.
         suffix: of the frames of a folder, such as ``.png``; empty of a video.
+        digits: to which the numbers of a folder's frames are padded.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Recording:
     first: int
     stop: int
     suffix: str = ""
+    digits: int = 5
 
     def time_us(self, number: int) -> int:
         """When a frame begins, microseconds from frame 0 of the recording."""
@@ -141,7 +143,7 @@ def read_frames(
 
 def _picture(recording: Recording, number: int, spec: CameraSpec) -> Float[Tensor, "1 c s s"] | None:
     """One picture of a folder; None where it is missing or broken. One at a time, for a clip of large ones is large."""
-    path = recording.path / f"frame_{number:05d}{recording.suffix}"
+    path = recording.path / f"frame_{number:0{recording.digits}d}{recording.suffix}"
     if not path.is_file():
         return None
     try:
@@ -161,17 +163,20 @@ def _of_folder(folder: Path, kind: Kind, rate_hz: float) -> Recording:
     if not folder.is_dir():
         raise AffuseError("missing")
     numbers: dict[str, tuple[int, int]] = {}
+    digits: dict[str, set[int]] = {}
     with os.scandir(folder) as entries:
         for entry in entries:
             if name := _FRAME.fullmatch(entry.name):
                 number, suffix = int(name[1]), Path(entry.name).suffix
                 low, high = numbers.get(suffix, (number, number))
                 numbers[suffix] = min(low, number), max(high, number)
+                digits.setdefault(suffix, set()).add(len(name[1]))
     if not numbers:
         raise AffuseError("no image named such as frame_00058.png")
     suffix = max(numbers, key=lambda suffix: numbers[suffix][1] - numbers[suffix][0])
     first, last = numbers[suffix]
-    return Recording(folder, kind, rate_hz, first, last + 1, suffix)
+    # Padded to the shortest: a longer number has no leading zero.
+    return Recording(folder, kind, rate_hz, first, last + 1, suffix, min(digits[suffix]))
 
 
 def _of_video(path: Path, kind: Kind) -> Recording:

@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
+from affuse.data.run_protocol import differing, protocol_of
 from affuse.types import AffuseError
 
-# What may differ between the runs of two folds: where files lie, what is drawn, and what only speed depends on.
-_FREE = {"data": ("root", "lists", "fold", "cache"), "training": ("seed", "workers", "accelerator", "devices")}
+_FREE = ("root", "lists", "fold", "cache")  # of the data, what may differ between the runs of two folds
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ def pooled_over_folds(runs: Sequence[str | Path]) -> dict[str, Any]:
         found[run.fold] = run
     first, *others = found.values()
     for other in others:
-        differing = _differing(first, other)
-        if differing:
-            raise AffuseError(f"{first.path} and {other.path} differ in {', '.join(differing)[:200]}; train them alike")
+        unlike = differing(first.settings, other.settings) + (["classes"] if first.classes != other.classes else [])
+        if unlike:
+            raise AffuseError(f"{first.path} and {other.path} differ in {', '.join(unlike)[:200]}; train them alike")
         shared = set(first.targets) & set(other.targets)
         if shared:
             raise AffuseError(f"{first.path} and {other.path} were tested on the same clip ({min(shared)})")
@@ -91,25 +91,11 @@ def _scores(answers: Sequence[tuple[int, bool]]) -> tuple[float, float]:
     return sum(right for _, right in answers) / len(answers), sum(recalls) / len(recalls)
 
 
-def _differing(one: _FoldRun, other: _FoldRun) -> list[str]:
-    keys = sorted({*one.settings, *other.settings})
-    return [key for key in keys if one.settings.get(key) != other.settings.get(key)] + (
-        ["classes"] if one.classes != other.classes else []
-    )
-
-
 def _read(path: Path) -> _FoldRun:
-    recipe, predictions = path / "recipe.yaml", path / "predictions.jsonl"
+    predictions = path / "predictions.jsonl"
     try:
-        info = json.loads((path / "run.json").read_text())
-        settings = yaml.safe_load(recipe.read_text())
+        settings, info = protocol_of(path, _FREE)
         rows = [json.loads(line) for line in predictions.read_text().splitlines()]
-        plain = {
-            f"{section}.{key}": value
-            for section in ("system", "data", "training")
-            for key, value in (settings.get(section) or {}).items()
-            if key not in _FREE.get(section, ())
-        }
         tested = [row for row in rows if row["split"] == "test"]
         targets = {str(row["id"]): int(row["target"]) for row in tested}
         right = {str(row["id"]): row["prediction"] == row["target"] for row in tested}
@@ -118,7 +104,7 @@ def _read(path: Path) -> _FoldRun:
             int(info["facts"]["fold"]),
             int(info["facts"]["folds"]),
             tuple(map(str, info["task"]["classes"])),
-            plain,
+            settings,
             str(info["selected_on"]),
             targets,
             right,

@@ -149,7 +149,7 @@ class FaceCache:
         """A clip's faces; None where they are not prepared, or their file is damaged."""
         try:
             return _read(self.file_of(path))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):
             return None
 
     def store(self, path: Path, clip: FaceClip) -> None:
@@ -201,7 +201,10 @@ def _state(path: Path) -> list[int]:
     with os.scandir(path) as entries:
         for entry in entries:
             if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-                about = entry.stat()
+                try:
+                    about = entry.stat()
+                except OSError:  # a link to nothing: a frame that is lost until somebody mends it
+                    about = entry.stat(follow_symlinks=False)
                 count, size, latest = count + 1, size + about.st_size, max(latest, about.st_mtime_ns)
     return [count, size, latest]
 

@@ -79,8 +79,14 @@ def prepare(
     failed: dict[str, str] = {}
     for clip in clips:
         assert clip.path is not None
-        if not cache.has(clip.path):
+        try:
+            prepared = cache.has(clip.path)
+        except OSError as error:  # such as a link to nothing
+            failed[clip.name] = f"cannot be read ({error.strerror})"
+            continue
+        if not prepared:
             todo.append((clip.path, clip.fps or NO_CLOCK_FPS))
+    unreadable = len(failed)
     names = {clip.path: clip.name for clip in clips}
     count = frames = without = done = 0
     try:
@@ -98,7 +104,7 @@ def prepare(
     except OSError as error:
         raise AffuseError(f"{folder}: cannot be written ({error.strerror or error}); choose another folder") from None
     said = tuple(f"{name}: {what}" for name, what in sorted(failed.items()))
-    return Prepared(count, len(clips) - len(todo), said, frames, without, time.perf_counter() - start)
+    return Prepared(count, len(clips) - len(todo) - unreadable, said, frames, without, time.perf_counter() - start)
 
 
 _Answer = tuple[int, int] | str  # frames and those without a face; or what is wrong

@@ -137,9 +137,7 @@ def read_features(root: str | Path) -> tuple[dict[str, Any], list[StoredSample]]
                 times[key.removesuffix(_TIMES)] = sequence
             else:
                 inputs[key] = sequence
-        about = {"id": name, "split": split} | (
-            {"subject": row["subject"]} if isinstance(row.get("subject"), str) else {}
-        )
+        about = {"id": name, "split": split, **_subject(row.get("subject"), where)}
         samples.append(StoredSample(inputs, target, {**row.get("meta", {}), **about}, times))
     for key, count in reached.items():
         if count != len(arrays[key]):
@@ -184,7 +182,7 @@ def _written(
             if len(sample.times_us[key]) != len(sample.inputs[key]):
                 raise AffuseError(f"sample {name!r}: {key} has another number of times than of steps")
             _add(streams, scratch, files, key + _TIMES, sample.times_us[key].long(), name)
-        about = {"subject": sample.meta["subject"]} if isinstance(sample.meta.get("subject"), str) else {}
+        about = _subject(sample.meta.get("subject"), f"sample {name!r}")
         rest = {key: value for key, value in sample.meta.items() if key not in ("id", "subject", "split")}
         yield {
             "id": name,
@@ -305,6 +303,15 @@ def _arrays(path: Path) -> dict[str, StoredArray]:
             path, 8 + size + entry["data_offsets"][0], _DTYPES[entry["dtype"]], tuple(entry["shape"])
         )
     return arrays
+
+
+def _subject(subject: Any, where: str) -> dict[str, str]:
+    """A subject is text or a whole number, which is read as text; empty where there is none."""
+    if subject is None:
+        return {}
+    if isinstance(subject, str) or type(subject) is int:
+        return {"subject": str(subject)}
+    raise AffuseError(f"{where}: the subject is {str(subject)[:40]!r}, not text, a whole number or null")
 
 
 def _row(row: Any, where: str) -> tuple[str, str | None, int | float | None, dict[str, int], list[str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ class Features:
     root: str
 
     def splits(self, seed: int) -> Splits:
-        """The splits of the manifest; the same for every seed. Samples without a split are left out, and counted.
+        """The splits of the manifest; the same for every seed. Samples without a split are left out, and counted, and so are
+        those without a target in train and validation.
 
         Raises:
             AffuseError: files are missing, damaged, or do not fit together; no task or no sample in a split.
@@ -45,18 +46,23 @@ class Features:
             raise AffuseError(
                 f"{Path(self.root) / MANIFEST}: names no task; write it, the splits and the targets there"
             )
-        parts = {split: [s for s in samples if s.meta["split"] == split] for split in PARTS}
-        empty = [split for split, part in parts.items() if not part]
-        if empty:
-            raise AffuseError(f"{Path(self.root) / MANIFEST}: no sample has the split {' or '.join(map(repr, empty))}")
         for sample in samples:
             _check_target(sample, task, Path(self.root) / MANIFEST)
+        if task.kind == "regression":  # a whole number would be taken for a class
+            samples = [replace(s, target=None if s.target is None else float(s.target)) for s in samples]
+        given = {split: [s for s in samples if s.meta["split"] == split] for split in PARTS}
+        parts = {split: [s for s in part if split == "test" or s.target is not None] for split, part in given.items()}
+        empty = [split for split, part in parts.items() if not part]
+        if empty:
+            named = " or ".join(map(repr, empty))
+            raise AffuseError(f"{Path(self.root) / MANIFEST}: no sample with a target has the split {named}")
         modalities = tuple(dict.fromkeys(name for sample in samples for name in sample.inputs))
         facts = {
             **manifest.get("facts", {}),
             "name": str(manifest.get("name", "features")),
             "counts": {split: len(part) for split, part in parts.items()},
             "without_split": sum(sample.meta["split"] is None for sample in samples),
+            "without_target": sum(len(given[split]) - len(parts[split]) for split in PARTS),
             "absent": absent_of(parts, modalities),
             **subjects_of(parts),
         }

@@ -11,6 +11,7 @@ ones each by itself; a sequence of zeros only is absent.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,7 @@ from affuse.data.stored_sequences import (
 )
 from affuse.types import AffuseError
 
+_NUMBER = re.compile(r"(\[\d+\]|\$?_\$?\d+)$")  # of an utterance, behind the name of its video
 _STEMS = {"mosi": "mosi_data", "mosei": "mosei_senti_data"}
 
 
@@ -123,7 +125,7 @@ def _ids(part: Part, n: int) -> list[dict[str, Any]]:
     named = []
     for row in rows.reshape(n, -1).tolist():
         words = [word.decode("utf-8", "replace") if isinstance(word, bytes) else str(word) for word in row]
-        # A single word is "video[3]" or "video_3"; of several the first is the video, the others begin and end.
-        subject = words[0] if len(words) > 1 else words[0].partition("[")[0]
+        # A single word is "video[3]", "video$_$3" or "video_3"; of several the first is the video, the others begin and end.
+        subject = words[0] if len(words) > 1 else _NUMBER.sub("", words[0])
         named.append({"id": "_".join(words), "subject": subject})
     return named

@@ -57,7 +57,7 @@ def read_ntidigits(file: Path, max_bad_fraction: float = 0.02) -> tuple[tuple[Sp
                         continue
                     speaker = "-".join(label.split("-")[:2]) if label.count("-") > 1 else label.split("-")[0]
                     found.append(SpokenDigit(f"{official}/{label}", speaker, _DIGITS[said], spikes, 0, official))
-    except OSError as error:
+    except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise AffuseError(f"{path}: no HDF5 file, or cut short ({str(error)[:80]}); copy it again") from None
     if not found and not bad:
         raise AffuseError(f"{path}: holds no recording of a single digit; is it n-tidigits.hdf5?")

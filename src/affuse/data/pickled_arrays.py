@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import codecs
 import math
+import os
 import re
 import tempfile
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +79,30 @@ class Pending:
     array: Any = None
 
 
+class _Scratch:
+    """A temporary file that is not held open, and goes when nothing that lies in it is left."""
+
+    def __init__(self) -> None:
+        handle, name = tempfile.mkstemp(prefix="affuse-", suffix=".arrays")
+        os.close(handle)
+        self.path = Path(name)
+        weakref.finalize(self, _remove, self.path, os.getpid())
+
+    def __reduce__(self) -> Any:
+        return type(None), ()  # whoever sends arrays to a worker keeps the file
+
+    def __copy__(self) -> _Scratch:
+        return self
+
+    def __deepcopy__(self, _: Any) -> _Scratch:
+        return self
+
+
+def _remove(path: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a worker that was forked off has the same objects, and not the file
+        path.unlink(missing_ok=True)
+
+
 class Arrays:
     """Makes the arrays and the long texts of one file, and bounds what may be made.
 
@@ -91,6 +117,7 @@ class Arrays:
         # Bytes that may be made from others: what is recalled and made again costs again.
         self.budget = 2 * size + 2**24
         self.long: dict[int, Any] = {}  # what long spans turned out to be, by place
+        self.scratch: _Scratch | None = None
 
     def spend(self, count: int) -> None:
         self.budget -= count
@@ -129,32 +156,34 @@ class Arrays:
         path = self.path
         if isinstance(data, Span) and data.encoding == "utf-8":
             data, held, keep = self.unwrapped(data)
-            path = Path(keep.name)
+            path = keep.path
         if held != needed:
             raise Refused(f"an array of shape {sizes} and dtype {made} needs {needed} bytes, the file gives {held}")
         if isinstance(data, bytes):
             return StoredArray(path, 0, made, sizes, fortran, data=data)
         return StoredArray(path, data.offset, made, sizes, fortran, keep=keep)
 
-    def unwrapped(self, span: Span) -> tuple[Span, int, Any]:
-        """Bytes that protocol 2 wrote as text (latin-1 in UTF-8), into a temporary file, block by block."""
+    def unwrapped(self, span: Span) -> tuple[Span, int, _Scratch]:
+        """Bytes that protocol 2 wrote as text (latin-1 in UTF-8), to the end of a temporary file, block by block."""
         if span.offset in self.long:
             return self.long[span.offset]  # type: ignore[no-any-return]
         place = self.file.tell()
         decoder = codecs.getincrementaldecoder("utf-8")()
-        out = tempfile.NamedTemporaryFile(prefix="affuse-", suffix=".array")  # noqa: SIM115  (lives with the array)
+        self.scratch = self.scratch or _Scratch()
         self.file.seek(span.offset)
         left = span.size
         try:
-            while left:
-                block = self.file.read(min(left, 2**22))
-                left -= len(block)
-                out.write(decoder.decode(block, final=not left).encode("latin-1"))
+            with self.scratch.path.open("ab") as out:
+                start = out.tell()
+                while left:
+                    block = self.file.read(min(left, 2**22))
+                    left -= len(block)
+                    out.write(decoder.decode(block, final=not left).encode("latin-1"))
+                size = out.tell() - start
         except UnicodeError:
             raise Refused(f"the bytes at {span.offset} are not what protocol 2 writes: damaged; copy again") from None
-        out.flush()
         self.file.seek(place)
-        self.long[span.offset] = Span(0, out.tell()), out.tell(), out
+        self.long[span.offset] = Span(start, size), size, self.scratch
         return self.long[span.offset]  # type: ignore[no-any-return]
 
     def long_text(self, span: Span) -> str | bytes:
@@ -223,7 +252,9 @@ def _dtype(arrays: Arrays, kind: Any = None, *_: Any) -> DType:
     return DType(kind)
 
 
-def _frombuffer(arrays: Arrays, data: Any = None, dtype: Any = None, shape: Any = None, order: Any = "C") -> Any:
+def _frombuffer(
+    arrays: Arrays, data: Any = None, dtype: Any = None, shape: Any = None, order: Any = "C", *_: Any
+) -> Any:
     if not isinstance(dtype, DType) or order not in ("C", "F") or dtype.kind[0] == "O":
         raise Refused("an array without a dtype or an order")
     pending = Pending()
@@ -231,7 +262,7 @@ def _frombuffer(arrays: Arrays, data: Any = None, dtype: Any = None, shape: Any 
     return pending
 
 
-def _scalar(arrays: Arrays, dtype: Any = None, data: Any = None) -> Any:
+def _scalar(arrays: Arrays, dtype: Any = None, data: Any = None, *_: Any) -> Any:
     if not isinstance(dtype, DType) or dtype.kind[0] == "O":
         raise Refused("a number without a dtype")
     array = arrays.array(data, dtype, (), False)
@@ -239,7 +270,7 @@ def _scalar(arrays: Arrays, dtype: Any = None, data: Any = None) -> Any:
     return array.read().item()
 
 
-def _encode(arrays: Arrays, text: Any = None, encoding: Any = "latin1") -> Any:
+def _encode(arrays: Arrays, text: Any = None, encoding: Any = "latin1", *_: Any) -> Any:
     if encoding not in ("latin1", "latin-1"):
         raise Refused(f"text in the encoding {str(encoding)[:20]!r}")
     if isinstance(text, Span):

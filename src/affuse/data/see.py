@@ -380,7 +380,11 @@ def _sound_frames(folder: Path, start: int, stop: int, bad: Counter[str]) -> set
             if number is None:
                 continue
             found += 1
-            size = entry.stat().st_size
+            try:
+                size = entry.stat().st_size
+            except OSError:  # a link to nothing, as git-annex leaves it
+                bad["missing"] += 1
+                continue
             if size == 0:
                 bad["zero length"] += 1
             elif size < 1024 and is_lfs_pointer(Path(entry.path)):
@@ -409,7 +413,10 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         raise AffuseError(f"{path}: cannot be read ({error.strerror}); run 'affuse doctor --data see'") from None
     if content.startswith(LFS_HEAD):
         raise AffuseError(f"{path}: a Git LFS pointer, not an image; run 'git lfs pull' where the data came from")
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+    try:
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
+    except cv2.error:  # its header claims a size that OpenCV refuses
+        image = None
     if image is None:
         raise AffuseError(f"{path}: not a readable image ({len(content)} bytes); run 'affuse doctor --data see'")
     return np.ascontiguousarray(image[..., ::-1], dtype=np.uint8)
