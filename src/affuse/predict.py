@@ -68,14 +68,14 @@ def answer(run: runs.Run, file: str | Path, errors: Literal["raise", "drop"] = "
     suffix = file.suffix.lower()
     spec: ClipSpec | None = getattr(run.recipe.data, "clip", None)
     if suffix in EVENT_SUFFIXES:
-        events = read_events(file, errors=errors)
+        recorded = read_events(file, errors=errors)
         of_data = getattr(run.recipe.data, "event_clips", None)
         if of_data is not None:  # a data set of events alone has windows of its own
-            said, reason = _summary(run, of_data(events)), "the recording is shorter than one clip"
+            said, reason = _summary(run, of_data(recorded)), "the recording is shorter than one clip"
         elif spec is None:
             raise AffuseError(f"{file}: a run on {run.recipe.data_name!r} has seen no events")
         else:
-            said, reason = _summary(run, _clips_of_events(events, spec)), _too_short(events.duration_us, spec)
+            said, reason = _summary(run, _clips_of_events(recorded, spec)), _too_short(recorded.duration_us, spec)
         return {**said, "events": "recorded"} if said else {"status": "no answer", "reason": reason}
     if suffix not in (*VIDEO_SUFFIXES, *PICTURE_SUFFIXES):
         videos, pictures, events = map(", ".join, (VIDEO_SUFFIXES, PICTURE_SUFFIXES, EVENT_SUFFIXES))
