@@ -27,6 +27,8 @@ class Cue:
 def read_transcript(path: str | Path) -> list[Cue]:
     """The cues of a transcript in order; a plain text is one cue without times.
 
+    In the other kinds a line with ``-->`` is the times of a cue, whether or not a blank line stands before it.
+
     Raises:
         AffuseError: no such file, of another kind, too large, not UTF-8, or a cue whose times are broken.
     """
@@ -61,10 +63,14 @@ def _timed(path: Path, lines: list[str]) -> list[Cue]:
         start_us, stop_us = _microseconds(found.groups()[:4]), _microseconds(found.groups()[4:])
         if stop_us < start_us:
             raise AffuseError(f"{path}, line {number}: the cue ends before it starts: {line[:60]!r}")
+        counted = number > 1 and lines[number - 2].strip().isdecimal()
         spoken = []
-        while number < len(lines) and lines[number].strip():
+        while number < len(lines) and lines[number].strip() and "-->" not in lines[number]:
             spoken.append(_TAG.sub("", lines[number]))
             number += 1
+        follows = number < len(lines) and "-->" in lines[number]  # with no blank line in between
+        if follows and counted and spoken and spoken[-1].strip().isdecimal():
+            spoken.pop()  # the counter of the next cue
         words = " ".join(" ".join(spoken).split())
         if words:
             cues.append(Cue(words, start_us, stop_us))
