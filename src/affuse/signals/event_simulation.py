@@ -45,7 +45,7 @@ def simulate_events(
     Args:
         frames: linear intensity (not gamma-encoded; see `linear_luminance`), float >= 0 with 1 for white: an array or
             tensor (t, h, w), or an iterable of frames (h, w), of which two are held at a time.
-        times_us: time of each frame, microseconds, rising.
+        times_us: time of each frame, microseconds, rising by at least one; fractions of one are cut off.
         threshold: contrast threshold, natural log units.
         threshold_mismatch: standard deviation of the threshold over pixels and polarities, same units.
         refractory_us: dead time of a pixel after an event, microseconds.
@@ -171,11 +171,17 @@ def _timed_frames(frames: Iterable[Any], times_us: Iterable[Any]) -> Iterator[tu
     before: int | None = None
     times = iter(times_us)
     for index, frame in enumerate(frames):
-        time = next(times, None)
-        if time is None:
+        given = next(times, None)
+        if given is None:
             raise AffuseError(f"more frames than the {index} times: give a time for each frame")
-        if before is not None and time <= before:
-            raise AffuseError(f"time {index} of the frames, {time} us, does not rise above the one before, {before} us")
+        try:
+            time = int(given)
+        except (TypeError, ValueError, OverflowError):
+            raise AffuseError(f"time {index} of the frames, {given!r}, is no number of microseconds") from None
+        if before is not None and time <= before:  # whole ones are compared: seconds would rise and then all be 0
+            raise AffuseError(
+                f"time {index} of the frames, {given}, does not rise above the one before, {before}: give whole microseconds"
+            )
         array = frame.detach().cpu().numpy() if isinstance(frame, torch.Tensor) else np.asarray(frame)
         if array.ndim != 2 or not array.size or array.dtype.kind != "f":
             raise AffuseError(
@@ -184,7 +190,7 @@ def _timed_frames(frames: Iterable[Any], times_us: Iterable[Any]) -> Iterator[tu
             )
         if not bool((array >= 0).all()) or bool(np.isinf(array).any()):
             raise AffuseError(f"frame {index} holds negative or not finite intensities: clip it to [0, 1]")
-        yield int(time), array.astype(np.float64)
+        yield time, array.astype(np.float64)
         before = time
     if before is None:
         raise AffuseError("no frame to simulate events of")
