@@ -34,6 +34,7 @@ STRIPS = 8  # windows drawn as pictures, at most
 AT_ONCE = 64  # windows over one moment that are looked at, at most
 MOMENT_US = 40_000  # of the curves over time
 HEAT_SIDE = 32  # of a heat map as it is kept for the video
+WRITTEN = ("explain.json", "window-[0-9]*.png", "timeline.png", "overlay.mp4", "overlay.png")  # what a folder is given
 
 
 class Place(NamedTuple):
@@ -73,7 +74,8 @@ def explain_clip(
 
     It writes ``explain.json``; ``window-N.png``, the frames of a window under Grad-CAM with the answer below them, of at most
     `STRIPS` windows, evenly spaced; ``timeline.png``, the answers, and action units where there are landmarks, over time; and
-    ``overlay.mp4``, the clip at its own times with box, answer and heat (of a picture, ``overlay.png``).
+    ``overlay.mp4``, the clip at its own times with box, answer and heat (of a picture, ``overlay.png``). Files by these names
+    that an earlier explanation left in the folder are removed.
 
     Args:
         run: a trained run that reads faces.
@@ -89,9 +91,12 @@ def explain_clip(
         ``time_us``, ``status``, ``box``; ``action_units``: names, and the strongest moment of each; ``files``.
 
     Raises:
-        AffuseError: the file cannot be read, the run reads no faces, or the folder cannot be made.
+        AffuseError: the file cannot be read, the run reads no faces, or the folder cannot be made or holds the clip itself
+            under a name that is written.
     """
     clip, out = Path(clip), Path(out)
+    if clip.resolve() in (out.resolve(), *(path.resolve() for path in _written(out))):
+        raise AffuseError(f"{clip}: its explanation would be written over it; name another folder with --out")
     watching = watch(run, windowing, finding)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -105,6 +110,8 @@ def explain_clip(
         found = {"still": True, **found}
         found.pop("segments", None)
     found = {**found, "windows": records, **({"steps": steps} if watching.by_step and not still else {})}
+    for old in _written(out):  # of another clip, or of more windows: it would pass for a part of this explanation
+        old.unlink()
     files = _pictures(watching, clip, out, evidence, still)
     if not still and (records or any(place.units is not None for place in places)):
         line = _timeline(watching, steps if watching.by_step else records, places)
@@ -118,6 +125,10 @@ def explain_clip(
     found["files"] = files
     runs.write_text(out / "explain.json", json.dumps({"clip": str(clip), **found}, indent=1, allow_nan=False) + "\n")
     return found
+
+
+def _written(out: Path) -> list[Path]:
+    return [path for name in WRITTEN for path in out.glob(name)]
 
 
 def _first_reading(
@@ -196,9 +207,7 @@ def _place(seen: Seen) -> Place:
 
 
 def _pictures(watching: Watch, clip: Path, out: Path, evidence: Sequence[Evidence], still: bool) -> dict[str, Any]:
-    """Strips of the windows that kept their pictures; a later explanation of fewer windows leaves no old ones behind."""
-    for old in out.glob("window-*.png"):
-        old.unlink()
+    """Strips of the windows that kept their pictures."""
     drawn = [(number, one) for number, one in enumerate(evidence) if one.images is not None]
     chosen = np.unique(np.linspace(0, len(drawn) - 1, min(STRIPS, len(drawn))).round().astype(int))
     files = []

@@ -98,6 +98,14 @@ def clip_of(real_data: Path, path: Path) -> Path:
     return path
 
 
+def leave_behind(folder: Path, *names: str) -> list[Path]:
+    """Files as an earlier explanation may have left them in the folder."""
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_bytes(b"old")
+    return [folder / name for name in names]
+
+
 def test_explain_writes_pictures_numbers_and_a_video_at_the_clips_own_times(
     real_data: Path, tmp_path: Path, run: runs.Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -124,6 +132,7 @@ def test_a_picture_is_explained_by_pictures_and_its_action_units(real_data: Path
     if not source.is_file():
         pytest.skip("no picture single_face.jpg")
     known, why = landmarks.available()
+    leave_behind(tmp_path / "why", "timeline.png", "overlay.mp4", "window-1.png", "window-7.png")
     found = explain_clip(made.write_run(tmp_path / "window"), source, tmp_path / "why", finding={"landmarks": known})
     files = {path.name for path in (tmp_path / "why").iterdir()}
     assert found["still"] and files == {"explain.json", "window-1.png", "overlay.png"}
@@ -134,6 +143,20 @@ def test_a_picture_is_explained_by_pictures_and_its_action_units(real_data: Path
 
 def test_a_clip_without_a_face_is_explained_by_its_absence(tmp_path: Path, run: runs.Run) -> None:
     write_video(tmp_path / "grey.mp4", ((40_000 * number, GREY) for number in range(5)))
+    leave_behind(tmp_path / "why", "timeline.png", "overlay.png", "window-1.png", "notes.txt")
     found = explain_clip(run, tmp_path / "grey.mp4", tmp_path / "why")
     assert found["status"] == "no face" and found["windows"] == []
-    assert {path.name for path in (tmp_path / "why").iterdir()} == {"explain.json", "overlay.mp4"}
+    assert {path.name for path in (tmp_path / "why").iterdir()} == {"explain.json", "overlay.mp4", "notes.txt"}
+
+
+@pytest.mark.parametrize("name", ["overlay.mp4", "."])
+def test_an_explanation_never_replaces_what_it_explains(tmp_path: Path, run: runs.Run, name: str) -> None:
+    clip = tmp_path / "why" / name
+    write = leave_behind(tmp_path / "why", "000001.png", "window-1.png")
+    write_video(tmp_path / "why" / "overlay.mp4", ((40_000 * number, GREY) for number in range(5)))
+    for file in write:
+        cv2.imwrite(str(file), GREY)
+    before = {path: path.read_bytes() for path in (tmp_path / "why").iterdir()}
+    with pytest.raises(AffuseError, match="--out"):
+        explain_clip(run, clip, tmp_path / "why")
+    assert {path: path.read_bytes() for path in (tmp_path / "why").iterdir()} == before
