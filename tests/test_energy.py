@@ -262,6 +262,18 @@ def test_the_answer_and_the_system_are_left_as_they_were() -> None:
     assert not any(module._forward_hooks for module in network.modules())
 
 
+def test_a_part_that_is_frozen_in_evaluation_mode_stays_so() -> None:
+    network = system().train()
+    network.second.eval()
+    modes = {name: module.training for name, module in network.named_modules()}
+    assert set(modes.values()) == {True, False}
+    count(network, [batch_of(samples())])
+    assert {name: module.training for name, module in network.named_modules()} == modes
+    with pytest.raises(KeyError, match="gone"):
+        count(network, map({}.__getitem__, ["gone"]))
+    assert {name: module.training for name, module in network.named_modules()} == modes
+
+
 def test_weights_that_are_not_counted_are_named() -> None:
     network = system()
     network.norm = nn.Sequential(nn.Flatten(2), nn.LSTM(36, 36, batch_first=True))

@@ -26,6 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from affuse.evaluation_mode import evaluating
 from affuse.parts.spiking import Neurons, ThresholdBatchNorm
 from affuse.types import Batch, System
 
@@ -120,7 +121,7 @@ def count(system: System, batches: Iterable[Batch]) -> Counts:
     layer's output is made a new leaf that asks for a gradient, and nothing else does.
     """
     counter = _Counter(system)
-    training, asked = system.training, [(parameter, parameter.requires_grad) for parameter in system.parameters()]
+    asked = [(parameter, parameter.requires_grad) for parameter in system.parameters()]
     hooks = [
         module.register_forward_hook(counter.layer(name), with_kwargs=True)
         for name, module in system.named_modules()
@@ -137,8 +138,8 @@ def count(system: System, batches: Iterable[Batch]) -> Counts:
         if not isinstance(module, (*COUNTED, *LOOKED_UP, *NORMS, *HOLDERS)) and _holds_weights(module)
     ]
     try:
-        system.eval().requires_grad_(False)
-        with torch.enable_grad():
+        system.requires_grad_(False)
+        with evaluating(system), torch.enable_grad():
             for batch in batches:
                 system(batch)
                 counter.samples += batch.size
@@ -147,7 +148,6 @@ def count(system: System, batches: Iterable[Batch]) -> Counts:
             hook.remove()
         for parameter, wanted in asked:
             parameter.requires_grad_(wanted)
-        system.train(training)
     return counter.counts()
 
 
