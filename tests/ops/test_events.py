@@ -12,6 +12,7 @@ from affuse.ops import events as module
 from affuse.ops.events import (
     BLOCK,
     FORMS,
+    _check,
     accumulated_image,
     active_form,
     count_image,
@@ -356,3 +357,17 @@ def test_a_form_that_is_not_built_is_an_error_and_not_another_form(monkeypatch):
     monkeypatch.setenv("AFFUSE_EVENTS", "native")
     with pytest.raises(AffuseError, match="not built"):
         count_image(*one_event()[1:], **SIZE)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("short", ["x", "p"])
+def test_columns_of_several_lengths_are_refused(form: str, short: str) -> None:
+    available(form)
+    columns = {name: torch.ones(5, dtype=torch.int64) for name in ("t_us", "x", "y", "p")}
+    columns[short] = columns[short][:1]
+    del columns["t_us"]
+    # A TypeError where types are checked, as in these tests.
+    with pytest.raises((AffuseError, TypeError)):
+        count_image(**columns, height=4, width=4, form=form)
+    with pytest.raises(AffuseError, match=rf"events need columns of one length: got .*{short} 1"):
+        _check(4, 4, columns)

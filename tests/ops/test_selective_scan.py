@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from affuse.ops import native
-from affuse.ops.selective_scan import CHUNK, active_form, selective_scan, selective_scan_reference, selective_scan_step
+from affuse.ops.selective_scan import (
+    CHUNK,
+    _check,
+    active_form,
+    selective_scan,
+    selective_scan_reference,
+    selective_scan_step,
+)
 from affuse.types import AffuseError
 
 BUILT, WHY = native.available()
@@ -230,6 +237,57 @@ def test_empty_inputs_of_the_chunked_form_give_empty_outputs_and_pass_the_state_
     y, last, *gradients = values_and_gradients(inputs, torch.float32, "chunked", False)
     assert y.shape == inputs[0].shape and torch.equal(last, inputs[6])
     assert [x.shape for x in gradients] == [x.shape for x in inputs]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("place", "shape"),
+    [(1, (2, 3, 3)), (1, (2, 5, 1)), (2, (1, 4)), (3, (1, 5, 4)), (4, (2, 5, 5)), (5, (1,)), (6, (3, 4))],
+)
+def test_shapes_that_do_not_fit_are_refused_before_any_memory_is_read(
+    form: str, place: int, shape: tuple[int, ...]
+) -> None:
+    inputs = operands(5)
+    inputs[place] = torch.ones(shape)
+    name = ("u", "delta", "A", "B", "C", "D", "state")[place]
+    with pytest.raises((AffuseError, TypeError), match=name):  # a TypeError where types are checked, as in these tests
+        selective_scan(*inputs, form=form)
+    with pytest.raises(AffuseError, match=rf"selective scan: {name} is "):
+        _check(*inputs)
+
+
+def test_without_a_state_there_is_no_scan() -> None:
+    u, delta, _, _, _, D, _ = operands(5)
+    with pytest.raises(AffuseError, match="n above 0"):
+        selective_scan(u, delta, torch.empty(3, 0), torch.empty(2, 5, 0), torch.empty(2, 5, 0), D)
+
+
+def test_operands_on_another_device_are_refused() -> None:
+    u, delta, A, B, C, _, _ = operands(5)
+    with pytest.raises(AffuseError, match="not everything is on cpu"):
+        selective_scan(u, delta, A, B.to("meta"), C)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_double_anywhere_makes_a_double_state(form: str) -> None:
+    *inputs, state = operands(5)
+    if form == "native":
+        with pytest.raises(AffuseError, match="serves float32"):
+            selective_scan(*inputs, state.double(), form=form)
+    else:
+        assert selective_scan(*inputs, state.double(), form=form)[1].dtype == torch.float64
+
+
+def test_function_transforms_take_the_reference() -> None:
+    u, delta, A, B, C, D, _ = operands(5)
+    loss = lambda u: selective_scan(u, delta, A, B, C, D)[0].square().sum()  # noqa: E731
+    leaf = u.clone().requires_grad_()
+    loss(leaf).backward()
+    torch.testing.assert_close(torch.func.grad(loss)(u), leaf.grad)
+    many = torch.func.vmap(lambda u: selective_scan(u, delta, A, B, C, D)[0])(torch.stack([u, 2 * u]))
+    torch.testing.assert_close(many[1], selective_scan(2 * u, delta, A, B, C, D)[0])
+    with pytest.raises(AffuseError, match=r"cannot be transformed by torch\.func"):
+        torch.func.grad(lambda u: selective_scan(u, delta, A, B, C, D, form="chunked")[0].sum())(u)
 
 
 def test_the_environment_chooses_the_form(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import tracemalloc
 from pathlib import Path
 
 import h5py
@@ -215,6 +216,7 @@ def test_every_way_to_write_polarity_becomes_signs(polarity, tmp_path):
         ("7 1 2 0\n9 3 4 1\n", [7, 9]),
         ("# t x y p\n\n7, 1, 2, -1\n9, 3, 4, 1 # end\n", [7, 9]),
         ("0 1 2 0\n1e-6 3 4 1", [0, 1]),
+        ("timestamp,x,y,polarity\n7,1,2,0\n9,3,4,1\n", [7, 9]),
         ("1600000000.000001 1 2 0\n1600000000.000002 3 4 1", [1_600_000_000_000_001, 1_600_000_000_000_002]),
     ],
 )
@@ -222,6 +224,36 @@ def test_text_times_with_a_point_are_seconds_and_whole_ones_microseconds(text, t
     file = tmp_path / "events.txt"
     file.write_text(text)
     same(read_events(file), t_us, [1, 3], [2, 4], [0, 1])
+
+
+def test_a_word_with_an_e_in_it_makes_no_seconds(tmp_path):
+    file = tmp_path / "events.csv"
+    file.write_text("the first line\n7,1,2,0\n9,3,4,1\n")
+    events = read_events(file, errors="drop")
+    assert (events.t_us.tolist(), events.dropped) == ([7, 9], 1)
+
+
+def test_long_text_is_read_in_bounded_memory(tmp_path):
+    file = tmp_path / "events.txt"
+    n = 100_000
+    file.write_text("".join(f"{i} {i % 30} {i % 20} {i % 2}\n" for i in range(n)))
+    tracemalloc.start()
+    events = read_events(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (events.t_us == np.arange(n)).all()
+    assert peak < 25e6 + 150 * n  # a block of words, and numbers of all
+
+
+@pytest.mark.parametrize("offset", [2**62, 2**63 + 5, -(2**62)])
+def test_an_offset_that_would_overflow_is_refused(offset, tmp_path):
+    file = tmp_path / "events.h5"
+    with h5py.File(file, "w") as root:
+        for name in "txyp":
+            root[f"events/{name}"] = np.array([1, 1], np.uint32)
+        root["t_offset"] = np.uint64(offset) if offset > 0 else np.int64(offset)
+    with pytest.raises(AffuseError, match="t_offset must be one whole number"):
+        read_events(file)
 
 
 def test_a_first_line_of_two_numbers_is_the_size(tmp_path):

@@ -15,6 +15,7 @@ after the other, which stays in the cache; the native form is one pass in C++, o
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -113,10 +114,10 @@ def voxel_grid(
         raise AffuseError(
             f"a voxel grid needs at least one bin and stop after start: bins {bins}, [{t_start_us}, {t_stop_us})"
         )
-    _check_sensor(height, width)
+    _check(height, width, {"t_us": t_us, "x": x, "y": y, "p": p})
     form = _chosen(form, t_us)
     if form == "native" and max(abs(t_start_us), abs(t_stop_us)) < _LARGEST:
-        times, columns = t_us.long().contiguous(), _columns(x, y, p, len(t_us))
+        times, columns = t_us.long().contiguous(), _columns(x, y, p)
         grid = torch.empty(bins, height, width)
         for whole in (False, True):  # whole: room for all bins at once, as where events are not sorted by time
             sums = torch.empty((2 * max(bins - 1, 1) if whole else 1) * height * width, dtype=torch.int64)
@@ -188,12 +189,12 @@ def time_surface(
     """
     if tau_us <= 0:
         raise AffuseError(f"tau_us of a time surface must be positive, got {tau_us}")
-    _check_sensor(height, width)
+    _check(height, width, {"t_us": t_us, "x": x, "y": y, "p": p})
     form = _chosen(form, t_us)
     age = torch.empty(2 * height * width, dtype=torch.float64, device=t_us.device)
     fine = False
     if form == "native" and abs(t_stop_us) < _LARGEST:
-        times, columns = t_us.long().contiguous(), _columns(x, y, p, len(t_us))
+        times, columns = t_us.long().contiguous(), _columns(x, y, p)
         pointers = (tensor.data_ptr() for tensor in (times, *columns, age))
         call = native.function("affuse_event_ages", _AGES, "i")
         fine = bool(call(*pointers, *_sizes(columns, p), height, width, t_stop_us))
@@ -241,11 +242,11 @@ def accumulated_image(
 
 def _counts(x: Tensor, y: Tensor, p: Tensor, height: int, width: int, form: Form) -> Tensor:
     """Events of each pixel as integers (2, height, width), negative ones before positive ones."""
-    _check_sensor(height, width)
+    _check(height, width, {"x": x, "y": y, "p": p})
     form = _chosen(form, x)
     if form == "native" and len(x) < 2**31:
         counts = torch.empty(2, height, width, dtype=torch.int32)
-        columns = _columns(x, y, p, len(x))
+        columns = _columns(x, y, p)
         pointers = (tensor.data_ptr() for tensor in (*columns, counts))
         if native.function("affuse_count_events", _COUNTS, "i")(*pointers, *_sizes(columns, p), height, width):
             return counts
@@ -274,10 +275,8 @@ def _blocks(events: int, form: Form) -> list[slice]:
     return [slice(i, i + size) for i in range(0, max(events, 1), size)]
 
 
-def _columns(x: Tensor, y: Tensor, p: Tensor, events: int) -> tuple[Tensor, Tensor, Tensor]:
+def _columns(x: Tensor, y: Tensor, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Coordinates and polarity as the native functions read them, copied only where they have to be."""
-    if {len(x), len(y), len(p)} != {events}:
-        raise AffuseError(f"events need columns of one length, {events}: got x {len(x)}, y {len(y)}, p {len(p)}")
     wide = x.dtype if x.dtype == y.dtype and x.dtype in (torch.int16, torch.int32) else torch.int64
     # A polarity that is wrong stays wrong in fewer bits.
     sign = (
@@ -291,9 +290,12 @@ def _sizes(columns: tuple[Tensor, Tensor, Tensor], p: Tensor) -> tuple[int, int,
     return len(columns[0]), columns[0].element_size(), p.dtype == torch.bool
 
 
-def _check_sensor(height: int, width: int) -> None:
+def _check(height: int, width: int, columns: Mapping[str, Tensor]) -> None:
     if height < 1 or width < 1:
         raise AffuseError(f"the sensor must have a positive size, got height {height} and width {width}")
+    if len({len(column) for column in columns.values()}) > 1:
+        named = ", ".join(f"{name} {len(column)}" for name, column in columns.items())
+        raise AffuseError(f"events need columns of one length: got {named}")
 
 
 def _flat_and_sign(x: Tensor, y: Tensor, p: Tensor, height: int, width: int, *, images: int) -> tuple[Tensor, Tensor]:

@@ -37,6 +37,8 @@ FORMS = ("reference", "chunked", "native", "triton")
 def active_form(device: str = "cpu") -> tuple[str, str]:
     """The form that `selective_scan` takes where the caller leaves it open, and why.
 
+    (Inside ``torch.func`` it is the reference: the others bring a backward pass of their own, which cannot be transformed.)
+
     The native form serves float32 (and bfloat16, computed as float32) on the CPU, the Triton form the same on an NVIDIA GPU;
     for float64 and on other devices their place is taken by the chunked one.
 
@@ -97,14 +99,20 @@ def selective_scan(
         The output, in the dtype of `u`, and the last state. States are float32, or float64 where an input is.
 
     Raises:
-        AffuseError: `form` is ``native`` or ``triton``, which cannot run here or does not serve these inputs.
+        AffuseError: shapes or devices do not fit together (nothing is broadcast), or there is no state (n = 0); `form` is
+            ``native`` or ``triton``, which cannot run here or does not serve these inputs.
     """
-    dtype = torch.float64 if torch.float64 in {u.dtype, A.dtype, B.dtype, C.dtype, delta.dtype} else torch.float32
+    inputs = (u, delta, A, B, C, D, state)
+    _check(*inputs)
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        if form not in ("auto", "reference"):
+            raise AffuseError(f"form={form!r} cannot be transformed by torch.func: use form='reference'")
+        form = "reference"
+    dtype = torch.float64 if any(x is not None and x.dtype == torch.float64 for x in inputs) else torch.float32
     if _takes_triton(u, dtype, form):
         return triton_scan.selective_scan_triton(u, delta, A, B, C, D, state, reverse=reverse)
     if _takes_native(u, dtype, form):
-        inputs = [_cast(x, dtype) for x in (u, delta, A, B, C, D, state)]
-        y, h = native_scan.scan(*inputs, reverse)  # type: ignore[call-arg]
+        y, h = native_scan.scan(*(_cast(x, dtype) for x in inputs), reverse)  # type: ignore[call-arg]
         return _cast(y, u.dtype), h
     if form == "auto":
         form = active_form(u.device.type)[0]  # type: ignore[assignment]
@@ -121,6 +129,33 @@ def selective_scan(
         if D is not None:
             y = y + D.to(dtype) * u
     return _cast(y, u.dtype), h
+
+
+def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, state: Tensor | None) -> None:
+    """Compiled forms read memory by these shapes, and nobody else compares them where types are not checked."""
+    steps, channels = u.shape, A.shape
+    if len(steps) != 3 or len(channels) != 2 or channels[1] == 0:
+        raise AffuseError(
+            f"selective scan: u {tuple(steps)} and A {tuple(channels)} are not (b, t, d) and (d, n) with n above 0"
+        )
+    (b, t, d), n, device = steps, channels[1], u.device
+    # Every view of a shape costs a tenth of a microsecond, of which a short scan has few: no loop over names here.
+    if (
+        (delta.shape == steps and channels[0] == d and B.shape == C.shape == (b, t, n))
+        and (D is None or (D.shape == (d,) and D.device == device))
+        and (state is None or (state.shape == (b, d, n) and state.device == device))
+        and delta.device == A.device == B.device == C.device == device
+    ):
+        return
+    named = {"delta": (delta, steps), "A": (A, (d, n)), "B": (B, (b, t, n)), "C": (C, (b, t, n))}
+    named |= {"D": (D, (d,)), "state": (state, (b, d, n))}  # type: ignore[dict-item]
+    for name, (x, shape) in named.items():
+        if x is not None and x.shape != shape:
+            raise AffuseError(
+                f"selective scan: {name} is {tuple(x.shape)}, not {tuple(shape)}, beside u {tuple(steps)} and A "
+                f"{tuple(channels)}: nothing is broadcast"
+            )
+    raise AffuseError(f"selective scan: not everything is on {device}, where u is: move it there")
 
 
 def _cast(x: Any, dtype: torch.dtype) -> Any:

@@ -10,7 +10,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ from affuse.types import AffuseError
 
 Array = NDArray[Any]
 WORD_FORMATS = (".raw", ".dat")
+LATEST_US = 1 << 62  # so that sums and differences of times do not overflow
+_ROWS_AT_ONCE = 1 << 15  # of a text
 MAX_EVENTS = 1 << 28  # a file that claims more is lying, or should be cut before it fills the memory
 
 
@@ -255,8 +258,8 @@ def _hdf5(file: Path) -> Decoded:
         with h5py.File(file, "r") as root:
             columns = {name: _dataset(root, f"events/{name}") for name in "txyp"}
             offset = root["t_offset"][()] if "t_offset" in root else 0
-            if not isinstance(offset, int | np.integer):
-                raise AffuseError("t_offset must be one whole number of microseconds")
+            if not isinstance(offset, int | np.integer) or abs(int(offset)) >= LATEST_US:
+                raise AffuseError("t_offset must be one whole number of microseconds, below 2^62")
     except OSError as error:
         hint = "pip install hdf5plugin" if "filter" in str(error) else "it is truncated, damaged or no HDF5"
         raise AffuseError(f"cannot be read as HDF5 ({str(error).splitlines()[0]}): {hint}") from None
@@ -303,30 +306,53 @@ _NPZ_NAMES = ("t_us", "t", "x", "y", "p", "width", "height", "dropped")
 
 
 def _text(file: Path) -> Decoded:
+    size: tuple[int, int] | None = None
+    shown, count, seconds = "", 0, False
+    blocks = [np.empty((0, 4))]
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        with file.open(encoding="utf-8") as lines:
+            rows = (fields for line in lines if (fields := line.split("#")[0].replace(",", " ").split()))
+            first = next(rows, None)
+            if first is not None and len(first) == 2 and all(field.isascii() and field.isdigit() for field in first):
+                size = int(first[0][:9]), int(first[1][:9])
+            elif first is not None and [name[0].lower() for name in first] != [
+                "t",
+                "x",
+                "y",
+                "p",
+            ]:  # no names of columns
+                rows = chain([first], rows)
+            while part := list(
+                islice(rows, _ROWS_AT_ONCE)
+            ):  # a list of words takes ten times the memory of its numbers
+                shown, count = shown or " ".join(part[0])[:60], count + len(part)
+                if count > MAX_EVENTS:
+                    raise AffuseError(f"more than {MAX_EVENTS} lines: cut it into several files")
+                values = _numbers(part)
+                sound = np.isfinite(values[:, 0])
+                seconds |= any(is_time and set(".eE") & set(row[0]) for row, is_time in zip(part, sound, strict=True))
+                blocks.append(values)
     except UnicodeDecodeError:
         raise AffuseError("not text: lines 't x y p' are expected") from None
-    rows = [fields for line in lines if (fields := line.split("#")[0].replace(",", " ").split())]
-    size: tuple[int, int] | None = None
-    if rows and len(rows[0]) == 2 and all(field.isascii() and field.isdigit() for field in rows[0]):
-        width, height = rows.pop(0)
-        size = int(width[:9]), int(height[:9])
-    values = np.full((len(rows), 4), np.nan)
-    try:
-        if rows:
-            values = np.array(rows, dtype=np.float64).reshape(len(rows), 4)
-    except ValueError:  # some line is not four numbers: find out which
-        for index, row in enumerate(rows):
-            with contextlib.suppress(ValueError):
-                values[index] = [float(field) for field in row]
-    if rows and not np.isfinite(values).all(axis=1).any():
-        raise AffuseError(f"no line of the form 't x y p'; the first is {' '.join(rows[0])[:60]!r}")
-    seconds = any(set(".eE") & set(row[0]) for row in rows)
+    values = np.concatenate(blocks)
+    if len(values) and not np.isfinite(values).all(axis=1).any():
+        raise AffuseError(f"no line of the form 't x y p'; the first is {shown!r}")
     t = values[:, 0] if seconds else _whole(values[:, 0])
     x, y, p = (_whole(column) for column in values[:, 1:].T)
     decoded = _columns(t, x, y, p, "text")
     return Decoded(decoded.t, decoded.x, decoded.y, decoded.positive, "text", size, decoded.lost)
+
+
+def _numbers(rows: Sequence[Sequence[str]]) -> Array:
+    """Four numbers a row; NaN where a row is not four numbers."""
+    try:
+        return np.array(rows, dtype=np.float64).reshape(len(rows), 4)
+    except ValueError:  # find out which
+        values = np.full((len(rows), 4), np.nan)
+        for index, row in enumerate(rows):
+            with contextlib.suppress(ValueError):
+                values[index] = [float(field) for field in row]
+        return values
 
 
 def _whole(values: Array) -> Array:
@@ -347,11 +373,10 @@ def _columns(t: Array, x: Array, y: Array, p: Array, source: str) -> Decoded:
     if t.dtype.kind == "f":
         with np.errstate(over="ignore", invalid="ignore"):
             t = _whole(np.round(t.astype(np.float64) * 1e6))
-    limit = 1 << 62  # so that differences of times do not overflow
     p = p.astype(np.int64)
     sound = (p == 1) | (p == (-1 if (p == -1).any() else 0))
     for column in (t, x, y):
-        sound &= (column < limit) & (column > -limit if column.dtype.kind == "i" else True)
+        sound &= (column < LATEST_US) & (column > -LATEST_US if column.dtype.kind == "i" else True)
     t, x, y = (column[sound].astype(np.int64) for column in (t, x, y))
     return Decoded(t, x, y, p[sound] == 1, source, lost=int((~sound).sum()))
 
