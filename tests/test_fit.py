@@ -103,6 +103,113 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does(
     assert (whole / runs.HISTORY).read_text() == (resumed / runs.HISTORY).read_text()
 
 
+CONSTANT = ["--training.schedule", "constant"]
+
+
+def files_of(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+
+
+KEPT = [
+    "training.lr 0.1",
+    "training.encoder_lr 0.1",
+    "training.weight_decay 0.1",
+    "training.optimizer sgd",
+    "training.schedule constant",
+    "training.gamma 0.5",
+    "training.plateau_factor 0.1",
+    "training.plateau_patience 1",
+    "training.select loss",
+    "training.select_on test",
+    "training.seed 7",
+    "training.sampling balanced",
+    "training.balance pmr",
+    "training.epochs 9",
+    "training.batch_size 4",
+    "training.accumulate 2",
+    "data.world_seed 3",
+    "data.lights [Low]",
+]
+
+
+def test_a_begun_run_refuses_what_its_checkpoint_would_not_follow(
+    tmp_path: Path, interrupt: Callable[[Callable[[], object]], None]
+) -> None:
+    interrupt(lambda: fit.fit(recipe(), tmp_path / "run", progress=False))
+    before = files_of(tmp_path / "run")
+    for override in KEPT:
+        name, value = override.split()
+        with pytest.raises(AffuseError, match=rf"keeps its {name}\b.* begin a new run"):
+            fit.resume(tmp_path / "run", [f"--{name}", value], progress=False)
+        assert files_of(tmp_path / "run") == before
+
+
+def test_a_begun_run_takes_what_does_not_change_what_it_is(
+    tmp_path: Path, interrupt: Callable[[Callable[[], object]], None]
+) -> None:
+    interrupt(lambda: fit.fit(recipe(*CONSTANT), tmp_path / "run", progress=False))
+    more = {"epochs": 5, "batch_size": 12, "accumulate": 2, "patience": 9, "ema": 0.5, "precision": "bf16-mixed"}
+    words = [word for name, value in more.items() for word in (f"--training.{name}", str(value))]
+    # What is as it was is no change.
+    fit.resume(tmp_path / "run", [*words, "--training.seed", "0"], progress=False)
+    training = load_recipe(tmp_path / "run" / runs.RECIPE).training
+    assert {name: getattr(training, name) for name in more} == more
+    assert [row["epoch"] for row in runs.read_lines(tmp_path / "run" / runs.HISTORY)] == [0, 1, 2, 3, 4]
+
+
+def test_a_run_may_end_where_it_stands_but_not_before(
+    tmp_path: Path, interrupt: Callable[[Callable[[], object]], None]
+) -> None:
+    interrupt(lambda: fit.fit(recipe(*CONSTANT), tmp_path / "run", progress=False))
+    before = files_of(tmp_path / "run")
+    with pytest.raises(AffuseError, match="2 epochs are done: give 2 or more"):
+        fit.resume(tmp_path / "run", ["--training.epochs", "1"], progress=False)
+    assert files_of(tmp_path / "run") == before
+    fit.resume(tmp_path / "run", ["--training.epochs", "2"], progress=False)
+    assert load_recipe(tmp_path / "run" / runs.RECIPE).training.epochs == 2
+    assert runs.read_info(tmp_path / "run")["status"] == "complete"
+
+
+def test_a_refusal_while_training_starts_leaves_the_recipe(
+    tmp_path: Path, interrupt: Callable[[Callable[[], object]], None]
+) -> None:
+    interrupt(lambda: fit.fit(recipe(*CONSTANT), tmp_path / "run", progress=False))
+    (tmp_path / "run" / runs.CHECKPOINT).unlink()
+    before = files_of(tmp_path / "run")
+    for words in (["--training.encoder_lr", "0.1"], ["--training.accelerator", "abacus"]):
+        with pytest.raises(AffuseError, match=r"encoder_lr|abacus"):
+            fit.resume(tmp_path / "run", words, progress=False)
+        assert files_of(tmp_path / "run") == before
+
+
+def test_a_run_without_a_whole_epoch_begins_anew_and_says_by_what(
+    tmp_path: Path, interrupt: Callable[[Callable[[], object]], None]
+) -> None:
+    interrupt(lambda: fit.fit(recipe(), tmp_path / "run", progress=False))
+    (tmp_path / "run" / runs.CHECKPOINT).unlink()
+    overrides = ["--training.seed", "7", "--training.select_on", "test", "--training.lr", "0.01"]
+    fit.resume(tmp_path / "run", overrides, progress=False)
+    info = runs.read_info(tmp_path / "run")
+    assert (info["seed"], info["selected_on"]) == (7, "test")
+    assert load_recipe(tmp_path / "run" / runs.RECIPE).training.lr == 0.01
+
+
+def test_a_begun_run_refuses_data_with_other_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupt: Callable[[Callable[[], object]], None]
+) -> None:
+    interrupt(lambda: fit.fit(recipe(), tmp_path / "run", progress=False))
+    before = files_of(tmp_path / "run")
+
+    def reordered(self: Eyes, seed: int) -> Splits:
+        task = Task("classification", ("two", "one", "three"))
+        return Splits(task, Noise(24, 1), Noise(12, 2), Noise(12, 3), True, {"name": "noise", "split": "by seed"})
+
+    monkeypatch.setattr(Eyes, "splits", reordered)
+    with pytest.raises(AffuseError, match="this run answers"):
+        fit.resume(tmp_path / "run", progress=False)
+    assert files_of(tmp_path / "run") == before
+
+
 def test_evaluate_repeats_the_metrics_of_the_run(tmp_path: Path) -> None:
     out = fit.fit(recipe(), tmp_path / "run", progress=False)
     before = json.loads((out / runs.METRICS).read_text())

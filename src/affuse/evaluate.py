@@ -130,11 +130,7 @@ def evaluate(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     run = runs.load_run(path, overrides)
     splits = run.recipe.data.splits(run.recipe.training.seed)
-    if splits.task != run.system.task:
-        raise AffuseError(
-            f"{path}: this run answers {_asked(run.system.task)}, the data asks {_asked(splits.task)}: "
-            "give data with the task of the run"
-        )
+    check_task(path, run.system.task, splits.task)
     summary, features = write_metrics(run.path, run.system, splits, run.recipe.training.batch_size)
     write_evidence(run.path, run.system, splits, features)
     return summary
@@ -158,6 +154,18 @@ def write_evidence(path: Path, system: System, splits: Splits, features: dict[st
     runs.write_features(features, path / runs.FEATURES)
     explain.save_examples(system, example_samples(splits.test), path / runs.EXAMPLES)
     report.write_report(path)
+
+
+def check_task(path: str | Path, task: Task, asked: Task) -> None:
+    """Whether data asks what the run in `path` answers.
+
+    Raises:
+        AffuseError: it asks something else.
+    """
+    if asked != task:
+        raise AffuseError(
+            f"{path}: this run answers {_asked(task)}, the data asks {_asked(asked)}: give data with the task of the run"
+        )
 
 
 def _asked(task: Task) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from safetensors.torch import load_file
 from torch import Tensor
@@ -22,7 +23,7 @@ from affuse import doctor, runs
 from affuse.balance import balancing
 from affuse.data.splits import Splits
 from affuse.ema import MovingAverage
-from affuse.evaluate import write_evidence, write_metrics
+from affuse.evaluate import check_task, write_evidence, write_metrics
 from affuse.fitting import Fitting, drop_modalities, selection_metric
 from affuse.recipe import Recipe, Training, load_recipe
 from affuse.sampling import Shuffled, class_counts, class_targets, sampling_chances
@@ -32,6 +33,24 @@ from affuse.types import AffuseError, Batch, Sample, System
 __all__ = ["Fitting", "Shuffled", "drop_modalities", "fit", "resume", "selection_metric"]
 
 PROBED = 4  # samples that a system answers to show whether a balancing method can train it
+
+# What of its recipe a run with a checkpoint may change. All else is in the checkpoint, which would keep it whatever the recipe
+# says, or decides what the run's figures mean.
+FREE = ("workers", "accelerator", "precision", "patience", "ema", "clip_norm", "modality_dropout")
+STEPS = (
+    "epochs",
+    "batch_size",
+    "accumulate",
+)  # too, but for a schedule that is laid out over the steps of the whole run
+PLACES = (
+    "root",
+    "cache",
+    "annotations",
+    "lists",
+    "event_folder",
+    "audio_folder",
+    "processes",
+)  # of the data: the same elsewhere
 
 
 def fit(
@@ -67,24 +86,14 @@ def fit(
     _check_balance(recipe.training, splits, system)
     targets = _training_targets(recipe.training, splits, system)
     info: dict[str, Any] = {
-        "system": recipe.system_name,
-        "modalities": list(system.modalities),
-        "task": runs.task_info(splits.task),
-        "synthetic": splits.synthetic,
-        "facts": dict(splits.facts),
-        "seed": recipe.training.seed,
-        "selected_on": recipe.training.select_on,
+        **_described(recipe, splits, system, targets),
         "status": "running",
         "seconds": 0.0,
-        "parameters": sum(parameter.numel() for parameter in system.parameters()),
         "environment": runs.environment(),
         "forms": doctor.active_forms(),
     }
     if command is not None:
         info["command"] = command
-    if targets is not None:
-        counts = class_counts(targets, splits.task).tolist()
-        info["class_counts"] = dict(zip(splits.task.classes, counts, strict=True))
     existed = out.is_dir()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -95,7 +104,7 @@ def fit(
             f"{out}: cannot write a run there ({error.strerror}); choose another folder with --out"
         ) from None
     try:
-        return _train(recipe, splits, system, targets, info, out, None, progress, with_report)
+        return _train(recipe, splits, system, targets, out, None, progress, with_report)
     except Exception:
         if not (out / runs.CHECKPOINT).is_file():  # nothing that could be resumed
             for name in (runs.RUN, runs.RECIPE, runs.HISTORY, runs.WEIGHTS):
@@ -108,42 +117,97 @@ def fit(
 def resume(out: Path, overrides: Sequence[str] = (), progress: bool = True, command: str | None = None) -> Path:
     """Continue a run that was interrupted, from its last whole epoch; it ends where the uninterrupted one would.
 
-    Overrides of data and training become part of the run's recipe, and `command` then of its record.
+    Overrides become part of the run's recipe, and `command` then of its record, once training goes on. Before its first
+    whole epoch a run may change all but its system; after it the settings in `FREE`, those in `STEPS` where the schedule
+    does not depend on them, and the places of its data.
 
     Raises:
-        AffuseError: the folder is not a run, the run is complete, its checkpoint is broken, or the overrides change the
-            system.
+        AffuseError: the folder is not a run, the run is complete, its checkpoint is broken, the data asks something else, or
+            the overrides change what a begun run keeps. The run is then as it was.
     """
     info = runs.read_info(out)
     if info["status"] == "complete":
         raise AffuseError(f"{out}: this run is complete; there is nothing to resume")
     recipe = load_recipe(out / runs.RECIPE, list(overrides))
     _check(recipe.training)
-    if overrides:
-        before = load_recipe(out / runs.RECIPE)
-        if (before.system_name, before.system) != (recipe.system_name, recipe.system):
-            raise AffuseError(f"{out}: a resumed run keeps its system; for another one, begin a new run")
+    before = load_recipe(out / runs.RECIPE)
+    if (before.system_name, before.system) != (recipe.system_name, recipe.system):
+        raise AffuseError(f"{out}: a resumed run keeps its system; for another one, begin a new run")
     checkpoint = out / runs.CHECKPOINT
     begun = checkpoint.is_file()
     if begun:
         try:
-            torch.load(checkpoint, map_location="cpu", weights_only=True)
+            saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            done = _epochs_done(saved)
         except Exception:  # a broken archive shows itself in many ways
             raise AffuseError(f"{checkpoint}: broken; delete it, and the run resumes from its beginning") from None
+        _check_kept(out, before, recipe)
+        if recipe.training.epochs < done:
+            raise AffuseError(
+                f"{out}: training.epochs is {recipe.training.epochs}, but {done} epochs are done: give {done} or more"
+            )
     pl.seed_everything(recipe.training.seed, verbose=False)
     splits = recipe.data.splits(recipe.training.seed)
+    if begun:
+        check_task(out, runs.task_of(info), splits.task)
     selection_metric(recipe.training, splits.task)
     system = SYSTEMS[recipe.system_name](
         runs.without_pretrained(recipe.system) if begun else recipe.system, splits.task
     )
     _check_balance(recipe.training, splits, system)
     targets = _training_targets(recipe.training, splits, system)
-    if overrides:
-        runs.write_text(out / runs.RECIPE, recipe.to_yaml())
-        if command is not None and "command" in info:
-            info["command"] += f"\n{command}"
+    info.pop("class_counts", None)
+    info |= _described(recipe, splits, system, targets)
+    if overrides and command is not None and "command" in info:
+        info["command"] += f"\n{command}"
+
+    def record() -> None:
+        if overrides:
+            runs.write_text(out / runs.RECIPE, recipe.to_yaml())
         runs.write_json(out / runs.RUN, info)
-    return _train(recipe, splits, system, targets, info, out, checkpoint if begun else None, progress)
+
+    return _train(recipe, splits, system, targets, out, checkpoint if begun else None, progress, when_it_trains=record)
+
+
+def _described(recipe: Recipe, splits: Splits, system: System, targets: Tensor | None) -> dict[str, Any]:
+    """What `run.json` says of the system, the data and the training."""
+    info: dict[str, Any] = {
+        "system": recipe.system_name,
+        "modalities": list(system.modalities),
+        "task": runs.task_info(splits.task),
+        "synthetic": splits.synthetic,
+        "facts": dict(splits.facts),
+        "seed": recipe.training.seed,
+        "selected_on": recipe.training.select_on,
+        "parameters": sum(parameter.numel() for parameter in system.parameters()),
+    }
+    if targets is not None:
+        counts = class_counts(targets, splits.task).tolist()
+        info["class_counts"] = dict(zip(splits.task.classes, counts, strict=True))
+    return info
+
+
+def _epochs_done(checkpoint: dict[str, Any]) -> int:
+    return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+
+
+def _check_kept(out: Path, before: Recipe, now: Recipe) -> None:
+    """Whether a run that has a checkpoint can go on by this recipe."""
+    spread = before.training.schedule in ("cosine", "onecycle")
+    free = FREE if spread else (*FREE, *STEPS)
+    changed = ["data.name"] if before.data_name != now.data_name else []
+    for section, one, other, may in (
+        ("training", before.training, now.training, free),
+        ("data", before.data, now.data, PLACES),
+    ):
+        if type(one) is type(other):
+            names = [field.name for field in dataclasses.fields(one) if field.name not in may]  # type: ignore[arg-type]
+            changed += [f"{section}.{name}" for name in names if getattr(one, name) != getattr(other, name)]
+    if changed:
+        steps = " (the schedule is laid out over its steps)" if spread and changed[0][9:] in STEPS else ""
+        raise AffuseError(
+            f"{out}: a run that has begun keeps its {', '.join(changed)}{steps}; for another value, begin a new run"
+        )
 
 
 def _check(training: Training) -> None:
@@ -228,20 +292,22 @@ def _train(
     splits: Splits,
     system: System,
     targets: Tensor | None,
-    info: dict[str, Any],
     out: Path,
     checkpoint: Path | None,
     progress: bool,
     with_report: bool = True,
+    when_it_trains: Callable[[], None] = lambda: None,
 ) -> Path:
     training = recipe.training
-    started = time.monotonic() - info["seconds"]
+    started = time.monotonic() - runs.read_info(out)["seconds"]
     balance = None if training.balance is None else balancing(training.balance)
     module = Fitting(system, training, out, announce=not progress, balance=balance)
     last = ModelCheckpoint(out, filename=Path(runs.CHECKPOINT).stem, save_top_k=1, enable_version_counter=False)
     callbacks: list[Any] = [last, *([RichProgressBar(leave=False)] if progress else [])]
     callbacks += [] if balance is None else [balance]
     callbacks += [MovingAverage(training.ema)] if training.ema else []
+    # Then optimisers are made and the checkpoint is loaded: there is nothing left that could refuse the settings.
+    callbacks += [LambdaCallback(on_train_start=lambda *_: when_it_trains())]
     with warnings.catch_warnings():
         # Lightning's hints about worker counts and log intervals are not the user's business here.
         warnings.filterwarnings("ignore", category=UserWarning, module="lightning")
@@ -277,7 +343,7 @@ def _train(
         order = Shuffled(len(splits.train), training.seed, chances)
         if checkpoint is not None:  # a loader's workers begin before Lightning tells the sampler which epoch it is
             saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-            order.set_epoch(saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
+            order.set_epoch(_epochs_done(saved))
         try:
             trainer.fit(
                 module,
@@ -288,12 +354,14 @@ def _train(
             )
         except (KeyboardInterrupt, SystemExit):
             # Lightning turns Ctrl-C into SystemExit once it has torn down.
-            runs.write_json(out / runs.RUN, {**info, "status": "interrupted", "seconds": time.monotonic() - started})
+            seconds = time.monotonic() - started
+            runs.write_json(out / runs.RUN, {**runs.read_info(out), "status": "interrupted", "seconds": seconds})
             raise KeyboardInterrupt from None
+    when_it_trains()  # where all epochs were done, none was trained
     if (out / runs.WEIGHTS).is_file():
         system.load_state_dict(load_file(out / runs.WEIGHTS))
     _, features = write_metrics(out, system.cpu().eval(), splits, training.batch_size)
-    info = {**info, "status": "complete", "seconds": round(time.monotonic() - started, 1)}
+    info = {**runs.read_info(out), "status": "complete", "seconds": round(time.monotonic() - started, 1)}
     info["manifest"] = runs.manifest_hash(runs.read_lines(out / runs.PREDICTIONS), splits.facts)
     runs.write_json(out / runs.RUN, info)
     if with_report:  # last, for it shows the facts of the whole run
