@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import shlex
 import sys
@@ -361,7 +362,13 @@ def _doctor(arguments: argparse.Namespace, _: list[str]) -> int:
     return 1 if doctor.has_errors(found) else 0
 
 
+def _check_seed(seed: int) -> None:
+    if seed < 0:
+        raise AffuseError(f"--seed is {seed}; it must be a number from 0 up")
+
+
 def _data(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    _check_seed(arguments.seed)
     settings: dict[str, Any] = {}
     words = list(overrides)
     while words:
@@ -423,6 +430,9 @@ def _events(arguments: argparse.Namespace, _: list[str]) -> int:
         return 0
     from affuse.signals.video import read_video, simulate_events_of_video
 
+    _check_seed(arguments.seed)
+    if not 0 < arguments.threshold < math.inf:
+        raise AffuseError(f"--threshold is {arguments.threshold:g}; it must be a number above 0")
     if len(list(read_video(arguments.source, max_frames=2))) < 2:
         raise AffuseError(
             f"{arguments.source}: a single picture; where nothing moves there are no events: give a video"

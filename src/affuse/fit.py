@@ -25,7 +25,7 @@ from affuse.data.splits import Splits
 from affuse.ema import MovingAverage
 from affuse.evaluate import check_task, write_evidence, write_metrics
 from affuse.fitting import Fitting, drop_modalities, selection_metric
-from affuse.recipe import Recipe, Training, load_recipe
+from affuse.recipe import Recipe, Training, check_training, load_recipe
 from affuse.sampling import Shuffled, class_counts, class_targets, sampling_chances
 from affuse.systems import SYSTEMS
 from affuse.types import AffuseError, Batch, Sample, System
@@ -76,7 +76,7 @@ def fit(
             fit that fails before its first whole epoch leaves nothing behind.
         KeyboardInterrupt: interrupted; the run can be resumed.
     """
-    _check(recipe.training)
+    check_training(recipe.training)
     if (out / runs.RUN).exists():
         raise AffuseError(f"{out}: already holds a run; choose another folder with --out, or continue it with --resume")
     pl.seed_everything(recipe.training.seed, verbose=False)
@@ -129,7 +129,6 @@ def resume(out: Path, overrides: Sequence[str] = (), progress: bool = True, comm
     if info["status"] == "complete":
         raise AffuseError(f"{out}: this run is complete; there is nothing to resume")
     recipe = load_recipe(out / runs.RECIPE, list(overrides))
-    _check(recipe.training)
     before = load_recipe(out / runs.RECIPE)
     if (before.system_name, before.system) != (recipe.system_name, recipe.system):
         raise AffuseError(f"{out}: a resumed run keeps its system; for another one, begin a new run")
@@ -207,53 +206,6 @@ def _check_kept(out: Path, before: Recipe, now: Recipe) -> None:
         steps = " (the schedule is laid out over its steps)" if spread and changed[0][9:] in STEPS else ""
         raise AffuseError(
             f"{out}: a run that has begun keeps its {', '.join(changed)}{steps}; for another value, begin a new run"
-        )
-
-
-def _check(training: Training) -> None:
-    """Values that a type alone does not exclude; Lightning or PyTorch would stumble over them with a run half begun."""
-    least = {
-        "epochs": 1,
-        "batch_size": 1,
-        "devices": 1,
-        "lr": 0,
-        "weight_decay": 0,
-        "clip_norm": 0,
-        "workers": 0,
-        "seed": 0,
-        "encoder_lr": 0,
-        "accumulate": 1,
-        "patience": 0,
-        "plateau_patience": 0,
-    }
-    for name, smallest in least.items():
-        value = getattr(training, name)
-        if value is None:  # a rate that is not set
-            continue
-        if not value >= smallest or value == float("inf"):
-            raise AffuseError(f"training.{name} is {value}; it must be a number from {smallest} up")
-    if not 0 <= training.modality_dropout <= 1:
-        raise AffuseError(f"training.modality_dropout is {training.modality_dropout}; it is a share, from 0 to 1")
-    if not 0 <= training.ema < 1:
-        raise AffuseError(f"training.ema is {training.ema}; it is a decay, from 0 (no average) to below 1")
-    if not 0 < training.plateau_factor < 1:
-        raise AffuseError(f"training.plateau_factor is {training.plateau_factor}; it must lie between 0 and 1")
-    if training.precision in (
-        "16-true",
-        "bf16-true",
-        "64-true",
-        "64",
-        "transformer-engine",
-        "transformer-engine-float16",
-    ):
-        # Lightning would cast a whole batch, token ids and clocks too; a frozen `Batch` refuses.
-        raise AffuseError(
-            f"training.precision is {training.precision!r}; the weights stay in 32 bits: choose 32-true, bf16-mixed or "
-            "16-mixed"
-        )
-    if training.select == "last" and (training.patience or training.schedule == "plateau"):
-        raise AffuseError(
-            "training.select 'last' looks at no metric, so patience 0 and another schedule than plateau belong to it"
         )
 
 

@@ -19,6 +19,8 @@ from affuse.data.splits import DataConfig
 from affuse.systems import SYSTEMS
 from affuse.types import AffuseError
 
+SEEDS = 2**32  # NumPy takes no larger ones for its global generator
+
 
 @dataclass(frozen=True)
 class Training:
@@ -34,7 +36,7 @@ class Training:
         schedule: ``constant``; ``cosine`` to zero; ``onecycle``; ``exponential``: times `gamma` after each epoch;
             ``plateau``: times `plateau_factor` once what `select` looks at has not improved for more than `plateau_patience`
             epochs (torch's ReduceLROnPlateau).
-        gamma: of the exponential schedule.
+        gamma: of the exponential schedule, above 0.
         plateau_factor: of the plateau schedule.
         plateau_patience: epochs, of the plateau schedule.
         patience: training ends after this many epochs in a row in which what `select` looks at has not improved; 0: never.
@@ -53,10 +55,10 @@ class Training:
             saved (`affuse.ema.MovingAverage`); 0: the weights themselves.
         balance: a method that balances modalities, by its ``name`` with its settings: ``ogm_ge``, ``pmr`` or ``agm``
             (`affuse.balance`); None: plain joint training.
-        seed: of weights, order, crops and split.
+        seed: of weights, order, crops and split; below 2^32.
         workers: processes that load samples; 0 loads in the main one.
         accelerator: as Lightning names it.
-        devices: as Lightning counts them.
+        devices: 1; more of them, each a process of its own, would all write the run.
         precision: as Lightning names it.
     """
 
@@ -84,6 +86,65 @@ class Training:
     accelerator: str = "cpu"
     devices: int = 1
     precision: str = "32-true"
+
+
+def check_training(training: Training) -> None:
+    """Values that a type alone does not exclude; Lightning or PyTorch would stumble over them with a run half begun.
+
+    Raises:
+        AffuseError: a setting makes no sense.
+    """
+    least = {
+        "epochs": 1,
+        "batch_size": 1,
+        "lr": 0,
+        "weight_decay": 0,
+        "clip_norm": 0,
+        "workers": 0,
+        "seed": 0,
+        "encoder_lr": 0,
+        "accumulate": 1,
+        "patience": 0,
+        "plateau_patience": 0,
+    }
+    for name, smallest in least.items():
+        value = getattr(training, name)
+        if value is None:  # a rate that is not set
+            continue
+        if not value >= smallest or value == float("inf"):
+            raise AffuseError(f"training.{name} is {value}; it must be a number from {smallest} up")
+    if training.seed >= SEEDS:
+        raise AffuseError(f"training.seed is {training.seed}; it must be a number below {SEEDS}")
+    if training.devices != 1:
+        raise AffuseError(
+            f"training.devices is {training.devices}; it must be 1: each further device is a process of its own, and all of "
+            "them would write the same run"
+        )
+    if not 0 < training.gamma < float("inf"):
+        raise AffuseError(f"training.gamma is {training.gamma}; it must be a number above 0")
+    if not 0 <= training.modality_dropout <= 1:
+        raise AffuseError(f"training.modality_dropout is {training.modality_dropout}; it is a share, from 0 to 1")
+    if not 0 <= training.ema < 1:
+        raise AffuseError(f"training.ema is {training.ema}; it is a decay, from 0 (no average) to below 1")
+    if not 0 < training.plateau_factor < 1:
+        raise AffuseError(f"training.plateau_factor is {training.plateau_factor}; it must lie between 0 and 1")
+    if training.precision in (
+        "16-true",
+        "bf16-true",
+        "64-true",
+        "64",
+        "transformer-engine",
+        "transformer-engine-float16",
+    ):
+        # Lightning would cast a whole batch, token ids and clocks too; a frozen `Batch` refuses.
+        raise AffuseError(
+            f"training.precision is {training.precision!r}; the weights stay in 32 bits: choose 32-true, bf16-mixed or "
+            "16-mixed"
+        )
+    if training.select == "last" and (training.patience or training.schedule == "plateau"):
+        raise AffuseError(
+            "training.select 'last' looks at no metric, so patience 0 and another schedule than plateau belong to it"
+        )
 
 
 @dataclass(frozen=True)
@@ -115,7 +176,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         overrides: ``--section.key value`` or ``--section.key=value``, as on the command line.
 
     Raises:
-        AffuseError: the file cannot be read, a key is unknown (the nearest one is named), or a value is of a wrong type.
+        AffuseError: the file cannot be read, a key is unknown (the nearest one is named), a value is of a wrong type, or a
+            training setting makes no sense.
     """
     path = Path(path)
     try:
@@ -145,6 +207,15 @@ def resolve(settings: dict[str, Any], where: str) -> Recipe:
 
 
 def _training(values: Any, where: str) -> Training:
+    training = _validated_training(values, where)
+    try:
+        check_training(training)
+    except AffuseError as error:
+        raise AffuseError(f"{where}: {error}") from None
+    return training
+
+
+def _validated_training(values: Any, where: str) -> Training:
     """The training section; `balance` in it is a section of its own, whose name says which settings it has."""
     chosen = values.get("balance") if isinstance(values, dict) else None
     if chosen is None:

@@ -161,7 +161,12 @@ def test_a_fit_that_fails_later_can_be_resumed(
         ("--training.epochs -1", ("epochs", "from 1 up")),
         ("--training.batch_size 0", ("batch_size", "from 1 up")),
         ("--training.seed -1", ("seed", "from 0 up")),
+        ("--training.seed 5000000000", ("seed", "below 4294967296")),
         ("--training.modality_dropout 2", ("modality_dropout", "from 0 to 1")),
+        ("--training.schedule exponential --training.gamma -1", ("gamma is -1", "above 0")),
+        ("--training.gamma .inf", ("gamma", "above 0")),
+        ("--training.devices 2", ("devices is 2", "write the same run")),
+        ("--training.devices 0", ("devices is 0", "must be 1")),
         ("--training.accelerator abacus", ("abacus",)),
         ("--training.precision 7-bit", ("7-bit",)),
         ("--training.precision bf16-true", ("bf16-true", "bf16-mixed")),
@@ -249,6 +254,39 @@ def test_a_broken_run(run: Path, name: str, content: bytes, words: str, refused:
     cv2.imwrite(str(picture), np.full((60, 60, 3), 99, np.uint8))
     refused(["predict", run, picture, picture], str(run / name), words)
     refused(["evaluate", run], str(run / name), words)
+
+
+@pytest.mark.parametrize("size", ["-5", "0"])
+def test_a_wrong_setting_of_an_evaluation_leaves_what_the_run_holds(
+    size: str, run: Path, refused: Callable[..., str]
+) -> None:
+    runs.write_lines(run / runs.PREDICTIONS, [{"id": "one"}])
+    refused(["evaluate", run, "--training.batch_size", size], f"training.batch_size is {size}", "from 1 up")
+
+
+@pytest.mark.parametrize("world", ["cabin", "duet", "eyes", "faces", "talk"])
+def test_a_world_that_cannot_be_drawn(world: str, tmp_path: Path, refused: Callable[..., str]) -> None:
+    recipe = next(Path(RECIPES).parent.glob(f"*/{world}.yaml"))
+    refused(["fit", recipe, "--data.world_seed", "-1", "--out", tmp_path / "out"], f"{world}: world_seed is -1")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--seed", "-1"], ("--seed", "-1", "from 0 up")),
+        (["--threshold", "nan"], ("--threshold", "nan")),
+        (["--threshold", "inf"], ("--threshold", "inf")),
+        (["--threshold", "0"], ("--threshold", "0")),
+    ],
+)
+def test_events_that_cannot_be_simulated(
+    words: list[str], expected: tuple[str, ...], tmp_path: Path, refused: Callable[..., str]
+) -> None:
+    refused(["events", tmp_path / "a.mp4", tmp_path / "a.npz", *words], *expected)
+
+
+def test_a_conversion_that_cannot_be_drawn(tmp_path: Path, refused: Callable[..., str]) -> None:
+    refused(["data", "convert", "mmmo_youtube", tmp_path, tmp_path / "out", "--seed", "-1"], "--seed", "from 0 up")
 
 
 def test_weights_of_another_system_or_none(run: Path, refused: Callable[..., str]) -> None:

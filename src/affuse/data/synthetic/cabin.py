@@ -18,7 +18,7 @@ from affuse.data.splits import Splits
 from affuse.data.synthetic.cabin_actions import ACTIONS, draw_motion
 from affuse.data.synthetic.cabin_renderer import Subject, draw_subject, render
 from affuse.data.synthetic.cabin_sensors import LIGHTS, CabinCameras, Seen, expose
-from affuse.data.synthetic.plans import SPLITS, Plan, Split, dealt, facts_of
+from affuse.data.synthetic.plans import SPLITS, Plan, Split, check_world_seed, dealt, facts_of
 from affuse.signals.camera_windows import CameraWindow
 from affuse.signals.cameras import CameraSpec
 from affuse.signals.depth import DepthSpec
@@ -65,6 +65,7 @@ class Cabin:
     world_seed: int | None = None
 
     def __post_init__(self) -> None:
+        check_world_seed("cabin", self.world_seed)
         counts = [getattr(self, f"{split}_{what}") for split in SPLITS for what in ("clips", "subjects")]
         if min(*counts, self.frames, self.oversampling) < 1 or self.size < 8 or self.seconds <= 0:
             raise AffuseError(

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from affuse.data.splits import Splits
-from affuse.data.synthetic.plans import SPLITS
+from affuse.data.synthetic.plans import SPLITS, check_world_seed
 from affuse.types import AffuseError, Sample, Task
 
 DOMINANT, WEAK = "audio", "visual"
@@ -70,6 +70,7 @@ class Duet:
     world_seed: int | None = None
 
     def __post_init__(self) -> None:
+        check_world_seed("duet", self.world_seed)
         counts = [getattr(self, f"{split}_{what}") for split in SPLITS for what in ("samples", "subjects")]
         if min(counts) < 1:
             raise AffuseError("duet: every split needs at least one sample and one subject")

@@ -27,7 +27,7 @@ from torch import Tensor
 from affuse.data.splits import Splits
 from affuse.data.synthetic.eye_motion import EXPRESSIONS, Motion, draw_motion
 from affuse.data.synthetic.eye_renderer import Subject, draw_subject, render
-from affuse.data.synthetic.plans import SPLITS, Plan, Split, dealt, facts_of, new_folder
+from affuse.data.synthetic.plans import SPLITS, Plan, Split, check_world_seed, dealt, facts_of, new_folder
 from affuse.data.synthetic.rgb_sensor import LIGHTS, FrameCamera, illumination, signal_kept, srgb
 from affuse.ops.events import accumulated_image
 from affuse.signals.clips import ClipSpec, event_clip, rgb_clip
@@ -87,6 +87,7 @@ class Eyes:
     processes: int = 1
 
     def __post_init__(self) -> None:
+        check_world_seed("eyes", self.world_seed)
         counts = [getattr(self, f"{split}_{what}") for split in SPLITS for what in ("sequences", "subjects")]
         if min(*counts, self.size, self.oversampling, self.test_crops, self.processes) < 1:
             raise AffuseError(

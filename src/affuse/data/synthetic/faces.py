@@ -24,7 +24,7 @@ from affuse.data.synthetic.face_camera import CONDITIONS, Condition, Take, draw_
 from affuse.data.synthetic.face_motion import ACTION_UNITS, EXPRESSIONS, Motion, draw_motion
 from affuse.data.synthetic.face_people import Person, draw_person
 from affuse.data.synthetic.face_renderer import render
-from affuse.data.synthetic.plans import SPLITS, Split, facts_of
+from affuse.data.synthetic.plans import SPLITS, Split, check_world_seed, facts_of
 from affuse.signals.face_input import FaceInput, face_inputs
 from affuse.types import AffuseError, Sample, Task
 
@@ -75,6 +75,7 @@ class Faces:
     world_seed: int | None = None
 
     def __post_init__(self) -> None:
+        check_world_seed("faces", self.world_seed)
         counts = [getattr(self, f"{split}_{what}") for split in SPLITS for what in ("clips", "subjects")]
         if min(*counts, self.oversampling) < 1 or self.least_test_per_class < 0 or self.fps <= 0:
             raise AffuseError(

@@ -86,6 +86,18 @@ def facts_of(name: str, sources: Mapping[Split, Planned], world: int) -> dict[st
     }
 
 
+def check_world_seed(name: str, world_seed: int | None) -> None:
+    """Whether a world can be drawn by this seed.
+
+    Raises:
+        AffuseError: it is negative.
+    """
+    if world_seed is not None and world_seed < 0:
+        raise AffuseError(
+            f"{name}: world_seed is {world_seed}; it must be 0 or more, or null for the seed of the training"
+        )
+
+
 def new_folder(root: str | Path, what: str) -> Path:
     """The folder that a world is to be written to.
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from affuse.data.splits import Splits
-from affuse.data.synthetic.plans import SPLITS
+from affuse.data.synthetic.plans import SPLITS, check_world_seed
 from affuse.types import AffuseError, Sample, Task
 
 CLASSES = ("negative", "positive")
@@ -78,6 +78,7 @@ class Talk:
     world_seed: int | None = None
 
     def __post_init__(self) -> None:
+        check_world_seed("talk", self.world_seed)
         counts = [getattr(self, f"{split}_{what}") for split in SPLITS for what in ("utterances", "speakers")]
         if min(counts) < 1:
             raise AffuseError("talk: every split needs at least one utterance and one speaker")
