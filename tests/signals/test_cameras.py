@@ -15,7 +15,7 @@ from affuse import AffuseError
 from affuse.signals import cameras, timed_frames
 from affuse.signals.cameras import CameraSpec, camera_inputs, camera_kind, camera_windows, clip_input, read_cameras
 from affuse.signals.depth import DepthSpec
-from affuse.signals.video import VideoReader
+from affuse.signals.video import VideoReader, rgb_image
 
 Paths = dict[str, Path]
 
@@ -28,13 +28,14 @@ def write_frames(
     kind: str = "gray",
     gop: int = 10,
     options: dict[str, str] | None = None,
+    b_frames: int | None = None,
 ) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(fps), options=options or {})
         stream.height, stream.width = images[0].shape[:2]
         stream.pix_fmt = {"rgb24": "yuv420p"}.get(kind, kind)
         stream.codec_context.gop_size = gop
-        stream.codec_context.max_b_frames = 2 if codec == "libx264" else 0
+        stream.codec_context.max_b_frames = b_frames if b_frames is not None else 2 if codec == "libx264" else 0
         for image in images:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format=kind)))
         container.mux(stream.encode())
@@ -132,6 +133,113 @@ def test_a_late_moment_is_found_by_seeking_and_is_the_same_frame(
         assert sought.valid.all() and np.array_equal(sought.times_us, whole.times_us), name
         assert np.array_equal(sought.images, whole.images), name
         assert name == "long.ts" or 5_000_000 < first <= 7_000_000
+
+
+def moving(count: int) -> list[np.ndarray]:
+    """Frames of which no two are alike."""
+    texture = np.random.default_rng(0).integers(0, 255, (32, 48 + 2 * count, 3), dtype=np.uint8)
+    return [np.ascontiguousarray(texture[:, 2 * i : 2 * i + 48]) for i in range(count)]
+
+
+def rgb_by_time(path: Path, start_us: int = 0) -> dict[int, np.ndarray | None]:
+    return {
+        decoded.time_us: None if decoded.frame is None else rgb_image(decoded.frame)
+        for decoded in VideoReader(path).timed(start_us)
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "b_frames"),
+    [
+        ("a.mpg", "mpeg1video", 0),
+        ("a.mpg", "mpeg1video", 2),
+        ("a.mpeg", "mpeg2video", 0),
+        ("a.ts", "libx264", 0),
+        ("a.ts", "libx264", 2),
+        ("a.ts", "mpeg2video", 2),
+        ("a.avi", "libx264", 2),
+        ("a.avi", "mpeg4", 2),
+    ],
+)
+def test_from_any_moment_on_frames_are_those_of_the_whole_video(
+    tmp_path: Path, name: str, codec: str, b_frames: int
+) -> None:
+    path = write_frames(tmp_path / name, moving(90), 25, codec, "rgb24", gop=12, b_frames=b_frames)
+    whole = rgb_by_time(path)
+    # FFmpeg gives a few frames of a program stream the time of their neighbour.
+    assert len(whole) >= (88 if codec == "mpeg1video" else 90) and all(image is not None for image in whole.values())
+    for start_us in (2_010_000, 2_390_000, 2_770_000, 3_150_000, 3_530_000, 3_570_000, 3_590_000, 3_700_000):
+        part = rgb_by_time(path, start_us)
+        by_then = max(time_us for time_us in whole if time_us <= start_us)
+        assert set(part) >= {time_us for time_us in whole if time_us >= by_then}
+        for time_us, image in part.items():
+            assert np.array_equal(image, whole[time_us]) if time_us >= by_then else image is None or time_us in whole
+
+
+B_FRAMES = [("libx264", 2, {}), ("libx264", 4, {"x264-params": "b-pyramid=normal:b-adapt=0"}), ("mpeg4", 2, {})]
+
+
+@pytest.mark.parametrize(("codec", "b_frames", "options"), [*B_FRAMES, ("libx264", 0, {}), ("mpeg4", 0, {})])
+def test_avi_has_its_frames_in_order_though_it_stores_no_times(
+    tmp_path: Path, codec: str, b_frames: int, options: dict[str, str]
+) -> None:
+    images = moving(40)
+    paths = [
+        write_frames(tmp_path / name, images, 25, codec, "rgb24", 12, options, b_frames) for name in ("a.avi", "a.mp4")
+    ]
+    by_time = [rgb_by_time(path) for path in paths]
+    assert list(by_time[0]) == list(by_time[1]) == [40_000 * i for i in range(40)]
+    for path in paths:
+        reader = VideoReader(path)
+        for frame, (time_us, image) in zip(reader, by_time[1].items(), strict=True):
+            assert frame.time_us == time_us and np.array_equal(frame.image, image)
+        assert reader.dropped == 0
+    assert all(np.array_equal(by_time[0][time_us], image) for time_us, image in by_time[1].items())
+
+
+@pytest.mark.parametrize(("codec", "b_frames", "options"), B_FRAMES)
+def test_damage_in_avi_moves_no_frame_to_an_earlier_time(
+    tmp_path: Path, codec: str, b_frames: int, options: dict[str, str]
+) -> None:
+    path = write_frames(tmp_path / "whole.avi", moving(36), 25, codec, "rgb24", 12, options, b_frames)
+    whole = rgb_by_time(path)
+    with av.open(str(path)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    keys = [i for i, (_, frame) in enumerate(VideoReader(path).timed()) if frame is not None and frame.key_frame]
+    for coded in range(13, 22):
+        place, size = packets[coded]
+        content = bytearray(path.read_bytes())
+        content[place : place + size] = b"\xff" * size
+        (tmp_path / "damaged.avi").write_bytes(content)
+        images = rgb_by_time(tmp_path / "damaged.avi")
+        assert list(images) == list(whole) and any(image is None for image in images.values())
+        recovered = next((key for key in keys if key > coded + 4), 36)
+        for index, (time_us, image) in enumerate(images.items()):
+            if image is None:
+                assert 9 < index < recovered
+            elif index < 9 or index >= recovered:
+                assert np.array_equal(image, whole[time_us])
+            else:
+                true_us = [t for t, other in whole.items() if np.array_equal(image, other)]
+                assert not true_us or true_us[0] <= time_us <= true_us[0] + 120_000
+
+
+@pytest.mark.parametrize(("codec", "b_frames"), [("mpeg4", 0), ("mpeg4", 2), ("libx264", 2)])
+def test_frames_that_a_camera_skipped_are_a_gap_in_time_in_avi_too(tmp_path: Path, codec: str, b_frames: int) -> None:
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        stream.codec_context.max_b_frames = b_frames
+        for index, image in enumerate(moving(30)):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = index + (30 if index >= 20 else 0), Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    frames = rgb_by_time(tmp_path / "a.avi")
+    times = list(frames)
+    assert all(image is not None for image in frames.values())
+    assert len(times) == 30 and times[-1] == 59 * 40_000 and times[:19] == [40_000 * i for i in range(19)]
+    assert [frame.time_us for frame in VideoReader(tmp_path / "a.avi")] == times
 
 
 def damage(path: Path, frames: range, start: bytes = b"\0\0\1\xb6") -> Path:

@@ -20,12 +20,13 @@ from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
 from affuse.signals.events import Events, linear_luminance, simulate_events, write_events
-from affuse.signals.lost_frames import MAX_BAD_PACKETS_IN_A_ROW, decode_or_lose
+from affuse.signals.lost_frames import MAX_BAD_PACKETS_IN_A_ROW, Coded, decode_or_lose
 from affuse.types import AffuseError
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 MAX_PIXELS = 8192 * 8192
 _SEEK_FROM_US = 2_000_000  # nearer to the start, decoding forward is as quick
+_BACK_S = (0, 3, 12)  # a transport stream has no index: a seek lands anywhere, and the next key frame may be too late
 
 
 class Frame(NamedTuple):
@@ -70,6 +71,7 @@ class VideoReader:
         self.dropped = 0
         self._max_frames = max_frames
         self._stride = stride
+        self._sought = False
         if not self.path.is_file():
             raise AffuseError(f"{self.path}: no such file" if not self.path.exists() else f"{self.path}: not a file")
         if self.path.stat().st_size == 0:
@@ -115,8 +117,7 @@ class VideoReader:
         first: int | None = None
         last = -1
         try:
-            for decoded in self._decode():
-                time = decoded.time
+            for time, decoded in self._decode_avi() if self._is_avi else self._decode():
                 if time is None:
                     time = seen / (self.fps or 30.0)
                 time_us = round(time * 1e6)
@@ -143,35 +144,48 @@ class VideoReader:
         microseconds. Closes the file at the end.
         """
         try:
-            if start_us > _SEEK_FROM_US:
+            if start_us > _SEEK_FROM_US and self._keeps_times:
                 self._seek(start_us)
             codec = self._stream.codec_context
             codec.thread_count, codec.options = 1, {"err_detect": "explode"}
             last = -1
             untimed = 0
-            for pts, frame in decode_or_lose(self._container.demux(self._stream), codec.name):
+            for pts, frame, whole in self._coded():
                 if pts is None:
                     time_us = int(untimed * 1e6 / (self.fps or 30.0))
                     untimed += 1
                 else:
                     time_us = math.floor((pts - self._zero) * self._time_base * 1_000_000)
-                if frame is None:
+                if not whole:
                     self.dropped += 1
                 if time_us > last:
                     last = time_us
-                    yield Decoded(time_us, frame)
+                    yield Decoded(time_us, frame if whole else None)
         finally:
             self.close()
 
+    @property
+    def _keeps_times(self) -> bool:
+        """Whether frames have the same times after a seek.
+
+        In an MPEG program stream not every frame has one, and FFmpeg guesses wrong up to the next group. In AVI a time is a
+        frame's place in the order of frames: after a seek it is known only where they are coded in the order they are shown in.
+        """
+        name = self._container.format.name
+        return name != "mpeg" and not (name == "avi" and self._stream.codec_context.has_b_frames)
+
     def _seek(self, start_us: int) -> None:
-        """To the last key frame before a moment; to the beginning, where the container cannot seek or lands late."""
+        """To a key frame before a moment; to the beginning, where the container cannot seek or lands late."""
         wanted = self._zero + int(Fraction(start_us, 1_000_000) / self._time_base)
         try:
-            self._container.seek(wanted, stream=self._stream)
-            landed = next((p.pts for p in self._container.demux(self._stream) if p.pts is not None), None)
-            if landed is not None and landed <= wanted:
-                self._container.seek(wanted, stream=self._stream)
-                return
+            for back_s in _BACK_S:
+                place = wanted - int(back_s / self._time_base)
+                self._container.seek(place, stream=self._stream)
+                keys = (p.pts for p in self._container.demux(self._stream) if p.is_keyframe and p.pts is not None)
+                if next(keys, wanted + 1) <= wanted:
+                    self._container.seek(place, stream=self._stream)
+                    self._sought = True
+                    return
         except (av.error.FFmpegError, OSError, OverflowError):
             pass  # decoded from the beginning instead
         self.close()
@@ -185,7 +199,25 @@ class VideoReader:
     def _zero(self) -> int:
         return self._stream.start_time or 0
 
-    def _decode(self) -> Iterator[VideoFrame]:
+    @property
+    def _is_avi(self) -> bool:
+        return bool(self._container.format.name == "avi")
+
+    def _coded(self) -> Iterator[Coded]:
+        packets = self._container.demux(self._stream)
+        if self._sought:  # perhaps into the middle of a group
+            packets = itertools.dropwhile(lambda packet: not packet.is_keyframe, packets)
+        return decode_or_lose(packets, self._stream.codec_context.name, self._container.format.name)
+
+    def _decode_avi(self) -> Iterator[tuple[float | None, VideoFrame]]:
+        """AVI stores no times: they follow from the order of frames, the lost ones among them."""
+        for pts, frame, _ in self._coded():
+            if frame is None:
+                self.dropped += 1
+            else:
+                yield None if pts is None else float(pts * self._time_base), frame
+
+    def _decode(self) -> Iterator[tuple[float | None, VideoFrame]]:
         bad_in_a_row = 0
         packets = self._container.demux(self._stream)
         while True:
@@ -208,7 +240,7 @@ class VideoReader:
                 bad_in_a_row = 0
             for frame in frames:
                 if isinstance(frame, VideoFrame):
-                    yield frame
+                    yield frame.time, frame
 
 
 def read_video(path: str | Path, max_frames: int | None = None, stride: int = 1) -> VideoReader:
