@@ -339,6 +339,14 @@ def test_folders_and_arrays_are_depth_too_and_a_missing_number_is_a_lost_frame(
         read_cameras({"depth": path}, [0], CameraSpec())
 
 
+@pytest.mark.parametrize(("share", "message"), [(1.0, "archive of arrays"), (0.6, "not a whole .npy")])
+def test_an_archive_under_the_name_of_an_array_is_one_clear_error(tmp_path: Path, share: float, message: str) -> None:
+    np.savez(tmp_path / "a.npz", depth=np.stack(numbered(4)))
+    (tmp_path / "a.npy").write_bytes((content := (tmp_path / "a.npz").read_bytes())[: int(share * len(content))])
+    with pytest.raises(AffuseError, match=rf"a\.npy: .*{message}"):
+        read_cameras({"depth": tmp_path / "a.npy"}, [0], CameraSpec(fps={"depth": 4.0}))
+
+
 def test_pictures_named_by_seconds_keep_their_clock(tmp_path: Path) -> None:
     for name in ("1305031102.160407", "1305031102.194330"):
         cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((4, 4), 900, np.uint16))

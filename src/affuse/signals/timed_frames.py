@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tokenize
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,10 +190,16 @@ def _array(path: Path, gray: bool, fps: float | None) -> FrameSource:
         EOFError,
         SyntaxError,
         tokenize.TokenError,
+        zipfile.BadZipFile,
     ) as error:  # NumPy parses a header as Python
         raise AffuseError(
             f"{path}: not a whole .npy array ({str(error).splitlines()[0][:120]}); save it again"
         ) from None
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise AffuseError(
+            f"{path}: an archive of arrays (.npz) under the name .npy; save the one array with numpy.save"
+        )
     shape = array.shape if gray else array.shape[:-1]
     wanted = "(h, w) or (t, h, w)" if gray else "8-bit (h, w, 3) or (t, h, w, 3)"
     if (
