@@ -85,7 +85,19 @@ def test_evaluate_reads_the_data_that_it_is_given(
     assert cli.main(["evaluate", str(run), "--data.root", str(moved)]) == 0
     shown = "\n".join(lines(capsys))
     assert "synthetic world" in shown and "WAR %" in shown and str(run / runs.METRICS) in shown
+    found = json.loads((run / runs.METRICS).read_text())
+    assert found == json.loads(before) | {"overrides": ["--data.root", str(moved)], "other_data": True}
+    page = (run / "report.html").read_text()
+    assert f"affuse evaluate {run} --data.root {moved}" in page
+    assert f"data not as in the run&#39;s recipe: --data.root {moved}" in page
+    # Other settings than of the data are said where it is told how to do it again.
+    assert cli.main(["evaluate", str(run), "--training.batch_size", "2"]) == 0
+    assert json.loads((run / runs.METRICS).read_text())["other_data"] is False
+    page = (run / "report.html").read_text()
+    assert f"affuse evaluate {run} --training.batch_size 2" in page and "not as in" not in page
+    assert cli.main(["evaluate", str(run)]) == 0
     assert (run / runs.METRICS).read_text() == before
+    assert f"affuse evaluate {run}\n" in (run / "report.html").read_text().replace("</pre>", "\n")
 
 
 def test_doctor_finds_the_written_world_whole(see: Path, capsys: pytest.CaptureFixture[str]) -> None:

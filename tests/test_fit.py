@@ -13,6 +13,7 @@ from affuse.data.splits import Splits
 from affuse.data.synthetic.eyes import Eyes
 from affuse.evaluate import evaluate
 from affuse.recipe import Recipe, load_recipe
+from affuse.report import report_table
 from affuse.types import AffuseError, Batch, Sample, Task
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "mco_e" / "eyes.yaml"
@@ -192,6 +193,25 @@ def test_a_run_without_a_whole_epoch_begins_anew_and_says_by_what(
     info = runs.read_info(tmp_path / "run")
     assert (info["seed"], info["selected_on"]) == (7, "test")
     assert load_recipe(tmp_path / "run" / runs.RECIPE).training.lr == 0.01
+
+
+def test_a_run_selected_on_test_marks_its_table_and_its_report(tmp_path: Path) -> None:
+    out = fit.fit(recipe("--training.select_on", "test", "--training.epochs", "1"), tmp_path / "run", progress=False)
+    for _ in range(2):
+        found = json.loads((out / runs.METRICS).read_text())
+        assert found["selected_on"] == "test"
+        assert report_table(found).title == "Test (synthetic world, selected on test data)"
+        assert "<b>Selected on test data.</b>" in (out / "report.html").read_text()
+        evaluate(out)
+    plain = fit.fit(recipe("--training.epochs", "1"), tmp_path / "plain", progress=False)
+    assert json.loads((plain / runs.METRICS).read_text())["selected_on"] == "validation"
+    assert "Selected on test data" not in (plain / "report.html").read_text()
+
+
+def test_other_data_of_an_evaluation_is_said_in_the_title_of_the_table(tmp_path: Path) -> None:
+    out = fit.fit(recipe("--training.epochs", "1"), tmp_path / "run", progress=False)
+    found = evaluate(out, ["--training.seed", "7"])  # by which the split is drawn
+    assert report_table(found).title == "Test (synthetic world, data not as in the run's recipe)"
 
 
 def test_a_begun_run_refuses_data_with_other_classes(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from affuse import explain, metrics, report, runs
 from affuse.data.splits import SampleSource, Splits
+from affuse.recipe import Recipe, load_recipe
 from affuse.types import AffuseError, Batch, Output, Sample, System, Task
 
 FEATURES_KEPT = 1000
@@ -123,27 +124,43 @@ def evaluate(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
     Args:
         path: the run folder.
-        overrides: such as ``--data.root DIR``.
+        overrides: such as ``--data.root DIR``; the metrics keep them as ``overrides``, and whether they change the data (a
+            setting of it, or the seed that draws it) as ``other_data``.
 
     Raises:
         AffuseError: the run or the data cannot be read, or the data asks something else than the run answers.
     """
     run = runs.load_run(path, overrides)
+    own = load_recipe(run.path / runs.RECIPE)
     splits = run.recipe.data.splits(run.recipe.training.seed)
     check_task(path, run.system.task, splits.task)
-    summary, features = write_metrics(run.path, run.system, splits, run.recipe.training.batch_size)
+    about: dict[str, Any] = {"selected_on": own.training.select_on}
+    if overrides:
+        about["overrides"] = list(overrides)
+        about["other_data"] = _drawn_from(own) != _drawn_from(run.recipe)
+    summary, features = write_metrics(run.path, run.system, splits, run.recipe.training.batch_size, about)
     write_evidence(run.path, run.system, splits, features)
     return summary
 
 
+def _drawn_from(recipe: Recipe) -> tuple[str, Any, int]:
+    return recipe.data_name, recipe.data, recipe.training.seed
+
+
 def write_metrics(
-    path: Path, system: System, splits: Splits, batch_size: int
+    path: Path, system: System, splits: Splits, batch_size: int, about: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Answers and metrics of a system, written to its run; back come the metrics, and the features for `write_evidence`."""
+    """Answers and metrics of a system, written to its run; back come the metrics, and the features for `write_evidence`.
+
+    Args:
+        about: what else the metrics say of where they come from: ``selected_on``, and of an evaluation by other settings than
+            the run's own ``overrides`` and ``other_data``.
+    """
     records, features = answers_and_features(system, splits.test, batch_size, "test")
     summary = metrics.summarise(records, splits.task, system.modalities)
     summary["synthetic"] = splits.synthetic
     summary["facts"] = dict(splits.facts)
+    summary |= about
     runs.write_lines(path / runs.PREDICTIONS, records)
     runs.write_json(path / runs.METRICS, summary)
     return summary, features

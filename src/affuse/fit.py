@@ -312,7 +312,8 @@ def _train(
     when_it_trains()  # where all epochs were done, none was trained
     if (out / runs.WEIGHTS).is_file():
         system.load_state_dict(load_file(out / runs.WEIGHTS))
-    _, features = write_metrics(out, system.cpu().eval(), splits, training.batch_size)
+    about = {"selected_on": training.select_on}
+    _, features = write_metrics(out, system.cpu().eval(), splits, training.batch_size, about)
     info = {**runs.read_info(out), "status": "complete", "seconds": round(time.monotonic() - started, 1)}
     info["manifest"] = runs.manifest_hash(runs.read_lines(out / runs.PREDICTIONS), splits.facts)
     runs.write_json(out / runs.RUN, info)

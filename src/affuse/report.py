@@ -40,6 +40,7 @@ NAMES = {
     "acc5": "Acc-5",
     "acc7": "Acc-7",
 }
+OTHER_DATA = "data not as in the run's recipe"
 IN_UNITS = ("mae", "corr")  # the others are shares, written in percent
 
 
@@ -77,6 +78,7 @@ def write_report(run: Path) -> Path:
         else str(info.get("system", run.name)),
         "subtitle": _subtitle(run, info, metrics),
         "synthetic": bool(info.get("synthetic") or metrics.get("synthetic")),
+        "selected_on_test": (metrics.get("selected_on") or info.get("selected_on")) == "test",
         "headline": _headline(metrics),
         "figures": report_plots.figures(metrics, history, classes, of_samples, of_balance),
         "measures": _measures(metrics),
@@ -88,7 +90,7 @@ def write_report(run: Path) -> Path:
         "command": "\n".join(
             (
                 str(info.get("command") or f"affuse fit {shlex.quote(str(recipe))}"),
-                f"affuse evaluate {shlex.quote(str(run))}",
+                shlex.join(["affuse", "evaluate", str(run), *_overrides(metrics)]),
             )
         ),
         "recipe": recipe.read_text(errors="replace") if recipe.is_file() else "",
@@ -109,9 +111,13 @@ def write_report(run: Path) -> Path:
 def report_table(metrics: dict[str, Any]) -> Table:
     """The main metrics with their 95 % intervals, overall, for each condition and for each modality alone, for the terminal.
 
-    They are WAR and UAR of a classification; mean absolute error, correlation and non0 accuracy of a regression.
+    They are WAR and UAR of a classification; mean absolute error, correlation and non0 accuracy of a regression. The title
+    says what marks the numbers: a synthetic world, selection on test data, an evaluation on other data than the run's own.
     """
-    title = "Test" + (" (synthetic world)" if metrics.get("synthetic") else "")
+    marks = ["synthetic world"] if metrics.get("synthetic") else []
+    marks += ["selected on test data"] if metrics.get("selected_on") == "test" else []
+    marks += [OTHER_DATA] if metrics.get("other_data") else []
+    title = "Test" + (f" ({', '.join(marks)})" if marks else "")
     table = Table(title=title, title_justify="left", caption=_caption(metrics), caption_justify="left")
     regression = metrics.get("kind") == "regression"
     shown = [name for name in ("mae", "corr", "acc2_non0") if name in metrics] if regression else ["war", "uar"]
@@ -193,9 +199,16 @@ def _subtitle(run: Path, info: Mapping[str, Any], metrics: Mapping[str, Any]) ->
         parts.append(f"{metrics['samples']} test samples{subjects}")
     if "seed" in info:
         parts.append(f"seed {info['seed']}")
+    if metrics.get("other_data"):
+        parts.append(f"{OTHER_DATA}: {shlex.join(_overrides(metrics))}")
     if info.get("status", "complete") != "complete":
         parts.append(f"status: {info['status']}")
     return " · ".join(str(part) for part in parts)
+
+
+def _overrides(metrics: Mapping[str, Any]) -> list[str]:
+    """The settings by which a run was evaluated other than by its own."""
+    return [str(word) for word in metrics.get("overrides") or ()]
 
 
 def _headline(metrics: Mapping[str, Any]) -> list[dict[str, str]]:

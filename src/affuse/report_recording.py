@@ -59,6 +59,7 @@ def write_page(
         "title": f"What {type(system).__name__} says of a recording",
         "subtitle": " · ".join(f"{name}: {file}" for name, file in files.items()),
         "synthetic": False,
+        "selected_on_test": False,  # nothing is measured
         "headline": headline,
         "figures": [{"title": t, "note": note, "svg": drawn, "wide": True} for t, note, drawn in figures if drawn],
         "examples": _examples(shown, cameras),
