@@ -185,6 +185,8 @@ def _fit(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
     if (arguments.recipe is None) == (arguments.resume is None):
         raise AffuseError("give either a recipe to train by, or --resume RUN")
+    if arguments.resume is not None and arguments.out is not None:
+        raise AffuseError("--out is for a new run; a resumed one stays in its folder: leave --out out")
     progress = not arguments.quiet and sys.stderr.isatty()
     out: Path | None = None
     try:
@@ -199,8 +201,12 @@ def _fit(arguments: argparse.Namespace, overrides: list[str]) -> int:
     except KeyboardInterrupt:
         if out is None or not (out / runs.RUN).is_file():  # nothing has been written yet
             raise
-        print(f"affuse: interrupted; continue with: affuse fit --resume {shlex.quote(str(out))}", file=sys.stderr)
-        return 130
+        if runs.read_info(out)["status"] == "complete":
+            remedy = "training is complete; write its report with: affuse evaluate"
+        else:
+            remedy = "continue with: affuse fit --resume"
+        print(f"affuse: interrupted; {remedy} {shlex.quote(str(out))}", file=sys.stderr)
+        return INTERRUPTED
     _print(report.report_table(json.loads((out / runs.METRICS).read_text())))
     print(f"run:    {out}\nreport: {out / 'report.html'}")
     return 0

@@ -146,6 +146,23 @@ def test_a_fit_that_fails_later_can_be_resumed(
     assert len(runs.read_lines(see.parent / "out" / runs.HISTORY)) == 2
 
 
+@pytest.mark.parametrize("when", ["write_evidence", "write_metrics"])
+def test_an_interruption_names_the_command_that_goes_on(
+    when: str, see: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, when, interrupted)
+        assert cli.main(fit_words(see)) == 130
+    (line,) = capsys.readouterr().err.splitlines()
+    words = line.partition("with: affuse ")[2].split()
+    assert words[0] == {"write_evidence": "evaluate", "write_metrics": "fit"}[when]
+    assert cli.main(words) == 0
+    assert (see.parent / "out" / "report.html").is_file()
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -301,6 +318,7 @@ def test_weights_of_another_system_or_none(run: Path, refused: Callable[..., str
 def test_a_run_that_cannot_be_resumed(run: Path, refused: Callable[..., str]) -> None:
     refused(["fit", "--resume", run], "complete")
     refused(["fit", RECIPE, "--resume", run], "either")
+    refused(["fit", "--resume", run, "--out", run.parent / "other"], "--out is for a new run")
     info = runs.read_info(run)
     runs.write_json(run / runs.RUN, {**info, "status": "interrupted"})
     refused(["fit", "--resume", run, "--system.d_model", "32"], "keeps its system")
