@@ -339,11 +339,12 @@ def test_folders_and_arrays_are_depth_too_and_a_missing_number_is_a_lost_frame(
         read_cameras({"depth": path}, [0], CameraSpec())
 
 
-@pytest.mark.parametrize(("share", "message"), [(1.0, "archive of arrays"), (0.6, "not a whole .npy")])
-def test_an_archive_under_the_name_of_an_array_is_one_clear_error(tmp_path: Path, share: float, message: str) -> None:
+@pytest.mark.parametrize("share", [1.0, 0.6])
+def test_an_archive_under_the_name_of_an_array_is_one_clear_error(tmp_path: Path, share: float) -> None:
     np.savez(tmp_path / "a.npz", depth=np.stack(numbered(4)))
-    (tmp_path / "a.npy").write_bytes((content := (tmp_path / "a.npz").read_bytes())[: int(share * len(content))])
-    with pytest.raises(AffuseError, match=rf"a\.npy: .*{message}"):
+    content = (tmp_path / "a.npz").read_bytes()
+    (tmp_path / "a.npy").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(AffuseError, match=r"a\.npy: an archive of arrays"):
         read_cameras({"depth": tmp_path / "a.npy"}, [0], CameraSpec(fps={"depth": 4.0}))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import tokenize
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -182,6 +181,9 @@ def _readable(file: Path, gray: bool) -> NDArray[Any] | None:
 
 def _array(path: Path, gray: bool, fps: float | None) -> FrameSource:
     try:
+        with path.open("rb") as file:
+            if file.read(2) == b"PK":  # NumPy would open it as the archive that it is
+                raise AffuseError(f"{path}: an archive of arrays (.npz) named .npy; save the one array with numpy.save")
         # Mapped, so that only the frames that are wanted are read, and a header that lies about the size is refused.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (
@@ -190,16 +192,10 @@ def _array(path: Path, gray: bool, fps: float | None) -> FrameSource:
         EOFError,
         SyntaxError,
         tokenize.TokenError,
-        zipfile.BadZipFile,
     ) as error:  # NumPy parses a header as Python
         raise AffuseError(
             f"{path}: not a whole .npy array ({str(error).splitlines()[0][:120]}); save it again"
         ) from None
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise AffuseError(
-            f"{path}: an archive of arrays (.npz) under the name .npy; save the one array with numpy.save"
-        )
     shape = array.shape if gray else array.shape[:-1]
     wanted = "(h, w) or (t, h, w)" if gray else "8-bit (h, w, 3) or (t, h, w, 3)"
     if (
