@@ -17,8 +17,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from affuse.evaluation_mode import evaluating
 from affuse.types import AffuseError, Batch, Output, Sample, System
 
 
@@ -73,7 +73,7 @@ def grad_cam(
         # A copy goes on, so that an in-place activation behind the layer cannot change what is explained.
         return seen[-1].clone()
 
-    with _evaluation_mode(system), torch.enable_grad():
+    with evaluating(system), torch.enable_grad():
         hook = layer.register_forward_hook(keep)
         try:
             output = system(batch)
@@ -118,7 +118,7 @@ def save_examples(system: System, samples: Sequence[Sample], path: Path) -> None
     if samples:
         first = next(system.parameters(), None)
         batch = Batch.collate(samples, system.modalities).to(first.device if first is not None else "cpu")
-        with _evaluation_mode(system), torch.no_grad():
+        with evaluating(system), torch.no_grad():
             output = system(batch)
         examples = [_describe(system, output, row, sample) for row, sample in enumerate(samples)]
         for modality in system.modalities:
@@ -174,18 +174,6 @@ def _spatial_layer(system: System, modality: str) -> nn.Module:
     if find is None:
         raise AffuseError(f"{type(system).__name__} names no spatial layer, so Grad-CAM has nothing to look at")
     return find(modality)
-
-
-@contextmanager
-def _evaluation_mode(system: System) -> Iterator[None]:
-    """Evaluation mode inside; each module's own mode afterwards, since a part of a system may be frozen in another."""
-    modes = [(module, module.training) for module in system.modules()]
-    system.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _frames_there(batch: Batch, modality: str, rows: Tensor) -> Bool[Tensor, "r t"]:

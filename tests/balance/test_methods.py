@@ -13,9 +13,10 @@ from torch.nn import functional
 from affuse import AffuseError, Batch, Output, System, Task
 from affuse.balance import AGMSettings, OGMGESettings, PMRSettings, balancing
 from affuse.balance.agm import AGM, ahead, mono_modal_responses
-from affuse.balance.base import Balance, evaluating
+from affuse.balance.base import Balance
 from affuse.balance.ogm_ge import OGMGE
 from affuse.balance.pmr import PMR, entropy, similarities
+from affuse.evaluation_mode import evaluating
 from affuse.parts.contribution import modulation_factors, ratios, scored_rows
 
 

@@ -388,6 +388,30 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sequence_without_a_step_is_an_absent_modality_alone_and_beside_others(name: str) -> None:
+    system = made(name).eval()
+    sample = samples(n=1, steps={"text": 4, "audio": 4, "video": 4})[0]
+    empty = Sample({**sample.inputs, "audio": torch.zeros(0, 3)}, sample.target)
+    lacking = Sample({n: x for n, x in sample.inputs.items() if n != "audio"}, sample.target)
+    one, two, both = (
+        system(Batch.collate(rows, tuple(WIDTHS))).logits[0] for rows in ([empty], [lacking], [empty, sample])
+    )
+    assert torch.allclose(one, two, atol=1e-6, equal_nan=True) and torch.allclose(one, both, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["misa", "self_mm", "mag_bert"])
+def test_a_text_encoder_came_trained_and_belongs_to_the_text(name: str, bert: str) -> None:
+    system = made(name, text_encoder=bert)
+    encoder = {id(p) for part in system.pretrained_parts() for p in part.parameters()}
+    assert encoder and not made(name).pretrained_parts()
+    if name != "mag_bert":
+        own = {id(p) for part in system.modality_parts()["text"] for p in part.parameters()}
+        assert encoder <= own
+        with pytest.raises(AffuseError, match="text_encoder reads the modality text"):
+            made(name, text_encoder=bert, modalities=("audio", "video"))
+
+
 @pytest.mark.parametrize("name", ["misa", "self_mm", "mag_bert"])
 def test_token_ids_are_read_by_a_text_encoder_that_learns(name: str, bert: str) -> None:
     system = made(name, text_encoder=bert)

@@ -1,5 +1,6 @@
 """EMOE: what it promises beside the contract of every system."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,9 @@ def test_a_sequence_without_a_step_is_an_absent_modality() -> None:
     empty = Sample({**sample.inputs, "audio": torch.zeros(0, 3)})
     lacking = Sample({name: x for name, x in sample.inputs.items() if name != "audio"})
     both = Batch.collate([empty, sample], emoe.modalities)
-    assert torch.allclose(
-        emoe(both).logits[0], emoe(Batch.collate([lacking, sample], emoe.modalities)).logits[0], atol=1e-6
-    )
+    wanted = emoe(Batch.collate([lacking, sample], emoe.modalities)).logits[0]
+    assert torch.allclose(emoe(both).logits[0], wanted, atol=1e-6)
+    assert torch.allclose(emoe(Batch.collate([empty], emoe.modalities)).logits[0], wanted, atol=1e-6)  # alone too
 
 
 def test_without_a_router_present_modalities_weigh_alike() -> None:
@@ -190,7 +191,10 @@ def test_a_class_below_zero_is_not_known_and_a_value_below_zero_is() -> None:
     batch = Batch.collate(several, emoe.modalities)
     assert emoe.importance(emoe(batch), batch).sum(1).tolist() == pytest.approx([1, 0, 1])
     value = made().eval()
-    assert value.importance(value(batch), batch).sum(1).tolist() == pytest.approx([1, 1, 1])
+    with pytest.raises(AffuseError, match="give floats"):
+        value.importance(value(batch), batch)
+    values = dataclasses.replace(batch, target=torch.tensor([1.0, -1.0, 0.0]))
+    assert value.importance(value(values), values).sum(1).tolist() == pytest.approx([1, 1, 1])
 
 
 @pytest.fixture(scope="module")

@@ -124,6 +124,21 @@ def test_a_batch_without_a_single_face_teaches_nothing() -> None:
 
 
 @torch.no_grad()
+def test_padding_says_nothing_on_the_way() -> None:
+    model = made(**CAUSAL, steps_weight=1.0).eval()
+    short, long = sample(1, frames=3), dataclasses.replace(sample(2, frames=7), target=None)
+    alone, beside = batch_of(short), batch_of(short, long)
+    steps = model(beside).aux["steps"][0]
+    assert torch.isfinite(steps[:3]).all() and steps[3:].isnan().all()
+    torch.testing.assert_close(model.loss(model(alone), alone), model.loss(model(beside), beside))
+
+
+def test_landmarks_of_a_row_without_a_face_have_no_influence() -> None:
+    model, one = made().eval(), sample(1, frames=4)
+    other = Sample({"landmarks": points(8)}, target=0)
+    torch.testing.assert_close(model(batch_of(one, other)).logits[0], model(batch_of(one)).logits[0])
+
+
 def test_without_landmarks_the_mask_is_neutral_and_with_them_it_is_not() -> None:
     model, plain = made().eval(), made(modalities=("face",)).eval()
     bare = Batch.collate([sample(1, landmarks=False)], ("face",))

@@ -55,6 +55,15 @@ def trained_step(model: MCOENet, data: Batch) -> dict[str, Tensor]:
     return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
+def test_frames_of_a_row_that_lacks_the_sensor_are_no_frames_of_the_others() -> None:
+    model, clips = system().eval(), torch.randn(2, 4, 3, 32, 32)
+    clips[1, 2:] = 0
+    present = torch.tensor([[False], [True]])
+    beside = Batch({"rgb": clips}, present, {"rgb": torch.tensor([4, 2])})
+    alone = Batch({"rgb": clips[1:, :2]}, present[1:])
+    torch.testing.assert_close(model(beside).logits[1], model(alone).logits[0])
+
+
 @pytest.mark.parametrize("changes", VARIANTS, ids=named)
 def test_rows_without_anything_are_no_answer_and_do_no_harm(changes: dict[str, Any]) -> None:
     model = system(**changes)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from affuse.balance.base import rows_with
 from affuse.explain import grad_cam
 from affuse.systems.mome import MoME, MoMEConfig
 from affuse.systems.mome.config import VIDEO_TRANSFORMERS
@@ -120,6 +121,15 @@ def test_a_camera_without_a_frame_is_absent() -> None:
     for name in NAMES[1:]:
         one.inputs[name][:] = torch.nan
     assert model(batch_of(one, sample(2))).answered.tolist() == [False, True]
+
+
+def test_a_camera_without_a_frame_is_absent_to_balancing_methods_too() -> None:
+    lost, lacking = sample(1), sample(1, lacks=("rgb",))
+    lost.inputs["rgb"][:] = torch.nan  # type: ignore[index]
+    model = made().eval()
+    for one in (lost, lacking):
+        batch = batch_of(one, sample(2))
+        assert rows_with(model(batch), batch, "rgb").tolist() == [False, True]
 
 
 def test_every_other_frame_lost_leaves_no_tube_of_two_and_so_no_camera() -> None:

@@ -8,6 +8,7 @@ import torch
 from affuse.parts.spiking import Neuron
 from affuse.systems.taaf import TAAF, Encoder, TAAFConfig
 from affuse.systems.taaf.alignment import TimeAlignment, resample
+from affuse.systems.taaf.branch import BranchState
 from affuse.types import AffuseError, Batch, Sample, Task
 
 TASK = Task("classification", ("a", "b", "c"))
@@ -204,6 +205,20 @@ def test_a_stream_without_a_sensor_ends_as_a_clip_without_it_and_a_window_forget
     for t in range(4):
         output, state = short.step({"audio": whole.inputs["audio"][:, t]}, state)
     assert output.weights["time"].shape == (6, 2)
+
+
+def test_time_passes_for_a_sensor_that_is_silent_for_a_while() -> None:
+    taaf = system(align_kernel=2, align_causal=True)
+    alignment = taaf.branches["event"].alignment  # type: ignore[union-attr]
+    with torch.no_grad():
+        alignment.logits.copy_(torch.tensor([10.0, 0.0]))  # all that was one step before becomes now
+    branch = taaf.branches["event"]
+    spikes, state = torch.zeros(1, 1, 8), BranchState()
+    aligned, held = alignment(spikes + 1, state.alignment)  # type: ignore[operator]
+    assert not aligned.any()
+    first, state = branch.silent(1, 1, BranchState(None, held))  # type: ignore[operator]
+    second, state = branch.silent(1, 1, state)  # type: ignore[operator]
+    assert first.all() and not second.any()
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from affuse.balance.base import Balance, evaluating
+from affuse.balance.base import Balance, rows_with
 from affuse.balance.settings import AGMSettings
+from affuse.evaluation_mode import evaluating
 from affuse.parts.supervision import known_rows
 from affuse.types import Batch, Output, System
 
@@ -92,7 +93,7 @@ class AGM(Balance):
         assert batch.target is not None
         scores = {}
         for name, response in mono_modal_responses(system, batch).items():
-            own = rows & batch.has(name)
+            own = rows & rows_with(output, batch, name)
             if own.any():
                 scores[name] = float(functional.cross_entropy(response[own], batch.target[own]))
         reference = ahead({name: self.means.get(name, 0.0) for name in scores})

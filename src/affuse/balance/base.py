@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as pl
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from affuse.evaluation_mode import evaluating
+from affuse.parts.sequences import present_rows
 from affuse.types import AffuseError, Batch, Output, System
+
+
+def rows_with(output: Output, batch: Batch, name: str) -> Bool[Tensor, " b"]:
+    """Rows in which the system has this modality: of a camera all frames of a clip may be lost."""
+    alone = output.unimodal.get(name)
+    return present_rows(batch, name) if alone is None else alone.isfinite().all(-1)
 
 
 class Balance(pl.Callback):
@@ -112,16 +120,3 @@ class Balance(pl.Callback):
             return self.modulated(gradient, name) if self.active else None
 
         return hook
-
-
-@contextmanager
-def evaluating(system: nn.Module) -> Iterator[None]:
-    """The system in evaluation mode for a while: no dropout, and no batch statistics that move."""
-    training = [module for module in system.modules() if module.training]
-    system.eval()
-    try:
-        yield
-    finally:
-        # One by one: a part that keeps itself in evaluation mode stays so.
-        for module in training:
-            module.training = True

@@ -28,8 +28,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from affuse.balance.base import Balance, evaluating
+from affuse.balance.base import Balance, rows_with
 from affuse.balance.settings import PMRSettings
+from affuse.evaluation_mode import evaluating
 from affuse.parts.contribution import ratios
 from affuse.parts.supervision import known_rows
 from affuse.types import Batch, Output, System
@@ -71,7 +72,7 @@ class PMR(Balance):
         labels: dict[str, Tensor] = {}
         for name, prototypes in self.prototypes.items():
             known = self.known[name]
-            own = rows & batch.has(name) & known[batch.target.clamp_min(0)]
+            own = rows & rows_with(output, batch, name) & known[batch.target.clamp_min(0)]
             if f"features/{name}" in output.aux and own.any():
                 near[name] = similarities(output.aux[f"features/{name}"][own], prototypes, known)
                 labels[name] = batch.target[own]
@@ -124,7 +125,7 @@ class PMR(Balance):
                 output = system(batch)
                 rows = known_rows(output, batch, system.task)
                 for name in system.modalities:
-                    own = rows & batch.has(name)
+                    own = rows & rows_with(output, batch, name)
                     if f"features/{name}" not in output.aux or not own.any():
                         continue
                     features = output.aux[f"features/{name}"][own].float()  # r d

@@ -29,6 +29,8 @@ def valid_steps(lengths: Int[Tensor, " r"], steps: int) -> Bool[Tensor, "r t"]:
 def present_rows(batch: Batch, modality: str) -> Bool[Tensor, " b"]:
     """Which rows have this modality; a sequence without a step is none."""
     has = batch.has(modality)
+    if modality in batch.inputs and batch.inputs[modality].shape[1] == 0:
+        return torch.zeros_like(has)
     return has & (batch.lengths[modality] > 0) if modality in batch.lengths else has
 
 
@@ -95,7 +97,7 @@ def pooled(
         last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1)  # r
         return values[torch.arange(len(values), device=values.device), last]
     share = mask / mask.sum(1, keepdim=True)  # r t
-    return torch.einsum("rtd,rt->rd", values, share.to(values.dtype))
+    return torch.einsum("rtd,rt->rd", values.masked_fill(~mask[:, :, None], 0), share.to(values.dtype))
 
 
 class SequencePool(nn.Module):
@@ -116,7 +118,7 @@ class SequencePool(nn.Module):
         if self.score is None:
             return pooled(values, mask, "last" if self.readout == "last" else "mean")
         share = self.score(values).squeeze(2).masked_fill(~mask, -torch.inf).softmax(1)  # r t
-        return torch.einsum("rtd,rt->rd", values, share)
+        return torch.einsum("rtd,rt->rd", values.masked_fill(~mask[:, :, None], 0), share)
 
 
 class TemporalConvolution(nn.Module):

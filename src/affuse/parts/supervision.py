@@ -13,10 +13,12 @@ def known_rows(output: Output, batch: Batch, task: Task) -> Bool[Tensor, " b"]:
     """Rows that were answered and have a target.
 
     Raises:
-        AffuseError: the batch has no targets.
+        AffuseError: the batch has no targets, or whole numbers in a regression.
     """
     if batch.target is None:
         raise AffuseError("the batch has no targets, so there is no loss: give every training sample a target")
+    if task.kind == "regression" and not batch.target.is_floating_point():
+        raise AffuseError("the targets of a regression are whole numbers, of which -1 says unknown: give floats")
     # An index below 0 says that the class is not known; in a regression it is a value.
     known = batch.target >= 0 if task.kind == "classification" else torch.isfinite(batch.target)
     return output.answered & known

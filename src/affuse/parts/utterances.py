@@ -193,17 +193,19 @@ def read_all(
     return vectors
 
 
-def need(modalities: Sequence[str], widths: Mapping[str, int], least: int = 1) -> None:
+def need(modalities: Sequence[str], widths: Mapping[str, int], least: int = 1, text_encoder: str | None = None) -> None:
     """Check the two settings that every system of feature sequences has.
 
     Raises:
-        AffuseError: too few modalities, one named twice, or one without a width.
+        AffuseError: too few modalities, one named twice, one without a width, or a text encoder that no modality needs.
     """
     if len(set(modalities)) != len(modalities) or len(modalities) < least:
         raise AffuseError(f"modalities {list(modalities)}: at least {least} different names are needed")
     for name in modalities:
         if widths.get(name, 0) < 1:
             raise AffuseError(f"modality {name!r} has no width: set widths.{name} to its features a step")
+    if text_encoder is not None and "text" not in modalities:
+        raise AffuseError(f"text_encoder reads the modality text, which is not among {list(modalities)}")
 
 
 def task_loss(logits: Float[Tensor, "r c"], target: Tensor, task: Task) -> Float[Tensor, ""]:

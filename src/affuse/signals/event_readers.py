@@ -311,7 +311,9 @@ def _text(file: Path) -> Decoded:
     blocks = [np.empty((0, 4))]
     try:
         with file.open(encoding="utf-8") as lines:
-            rows = (fields for line in lines if (fields := line.split("#")[0].replace(",", " ").split()))
+            rows: Iterator[list[str]] = (
+                fields for line in lines if (fields := line.split("#")[0].replace(",", " ").split())
+            )
             first = next(rows, None)
             if first is not None and len(first) == 2 and all(field.isascii() and field.isdigit() for field in first):
                 size = int(first[0][:9]), int(first[1][:9])

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from affuse.signals.face_alignment import crop_face, crop_matrix, enhance, eye_tilt, to_crop
-from affuse.signals.face_detection import Eyes, FaceBox, find_eyes, open_detector
+from affuse.signals.face_detection import Eyes, FaceBox, check_frame, find_eyes, open_detector
 from affuse.signals.face_tracking import FaceTrack, still_there, track_face_step
 from affuse.signals.landmarks import LEFT_EYE, POINTS, RIGHT_EYE, landmarks_in
 from affuse.signals.timed_frames import FrameNames, TimedFrame, open_frames
@@ -149,6 +149,7 @@ def face_step(frame: NDArray[np.uint8] | None, state: FaceState, pipeline: FaceP
         missed = track.missed + 1
         track = FaceTrack() if track.box is None or missed > pipeline.patience else replace(track, missed=missed)
         return FaceFrame(None, None, None, None, 0, "unreadable"), FaceState(track, tilt, frames)
+    check_frame(frame)
     looked = state.frames % pipeline.detect_every == 0 or (track.box is not None and not still_there(frame, track))
     if looked:
         detector = open_detector(pipeline.detector, pipeline.detector_weights)

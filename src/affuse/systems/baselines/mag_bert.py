@@ -178,6 +178,10 @@ class MAGBERT(System):
         finally:
             hook.remove()
 
+    def pretrained_parts(self) -> list[nn.Module]:
+        """The BERT, where there is one."""
+        return [] if self.bert is None else [self.bert]
+
     def modality_parts(self) -> dict[str, list[nn.Module]]:
         """The map of the features of the text, or its embeddings, and the other modalities' maps in the gate."""
         word = self.project if self.bert is None else self.bert.model.embeddings

@@ -125,7 +125,7 @@ class MISA(System):
     def __init__(self, config: MISAConfig, task: Task) -> None:
         super().__init__()
         self.config, self.task, self.modalities = config, task, tuple(config.modalities)
-        need(self.modalities, config.widths)
+        need(self.modalities, config.widths, text_encoder=config.text_encoder)
         hidden, names = config.hidden, self.modalities
         if hidden < 2 or hidden % 2:
             raise AffuseError(f"hidden is shared out among 2 heads of attention: make it even; got {hidden}")
@@ -172,6 +172,10 @@ class MISA(System):
         read = self.fusion(torch.stack(tokens, 1)[answered], src_key_padding_mask=~there)  # r (2 m) hidden
         read = read.masked_fill(~there[..., None], 0.0)
         return Output(spread(self.head(read.flatten(1)), answered, torch.nan), answered, aux=aux)
+
+    def pretrained_parts(self) -> list[nn.Module]:
+        """The text encoder, where there is one."""
+        return [] if self.text is None else [self.text]
 
     def modality_parts(self) -> dict[str, list[nn.Module]]:
         """Each modality's utterance network, its private subspace, its reconstruction, and the encoder of the text."""

@@ -132,14 +132,15 @@ class MulT(System):
             both = rows[source][own], own[rows[source]]  # r of the target, r of the source: rows that have both
             answer = torch.zeros_like(sequences[target])  # r t width
             if both[0].any():
-                answer[both[0]] = pair(
+                asked = pair(
                     sequences[target][both[0]],
                     masks[target][both[0]],
                     sequences[source][both[1]],
                     masks[source][both[1]],
                 )
+                answer[both[0]] = asked.to(answer.dtype)  # autocast gives other dtypes back
             if not both[0].all():  # who has nobody to ask, asks itself
-                answer[~both[0]] = pair(sequences[target][~both[0]], masks[target][~both[0]])
+                answer[~both[0]] = pair(sequences[target][~both[0]], masks[target][~both[0]]).to(answer.dtype)
             heard.append(answer)
         read = self.own[target](torch.cat(heard, 2), masks[target])
         return spread(pooled(read, masks[target], "last"), own, 0.0)

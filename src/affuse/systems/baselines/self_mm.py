@@ -155,7 +155,7 @@ class SelfMM(System):
     def __init__(self, config: SelfMMConfig, task: Task) -> None:
         super().__init__()
         self.config, self.task, self.modalities = config, task, tuple(config.modalities)
-        need(self.modalities, config.widths)
+        need(self.modalities, config.widths, text_encoder=config.text_encoder)
         self.text = None
         self.widths = {name: config.widths[name] for name in self.modalities}
         if config.text_encoder is not None:
@@ -189,9 +189,16 @@ class SelfMM(System):
             unimodal[name] = unanswered_as_nan(logits, present_rows(batch, name))
         return Output(unanswered_as_nan(self.fused_head(fused), answered), answered, unimodal=unimodal, aux=aux)
 
+    def pretrained_parts(self) -> list[nn.Module]:
+        """The text encoder, where there is one."""
+        return [] if self.text is None else [self.text]
+
     def modality_parts(self) -> dict[str, list[nn.Module]]:
-        """Each modality's reader."""
-        return {name: [self.readers[name]] for name in self.modalities}
+        """Each modality's reader, and the encoder of the text."""
+        own: dict[str, list[nn.Module]] = {name: [self.readers[name]] for name in self.modalities}
+        if self.text is not None:
+            own["text"].append(self.text)
+        return own
 
     def loss(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """The task's loss, and ``unimodal``: each modality's, from its own label, weighed by how far that lies

@@ -127,8 +127,10 @@ class FERSSM(System):
             "attention/face": spread(seen.attention.detach(), rows, 0.0),
         }
         if pooled.steps is not None:
-            before = clips.valid.cumsum(1) == 0  # q t
-            steps = self.classifier(pooled.steps).masked_fill(before[:, :, None], torch.nan)
+            unsaid = clips.valid.cumsum(1) == 0  # q t: before the first face, and behind the end of the clip
+            if "face" in batch.lengths:
+                unsaid = unsaid | ~valid_steps(batch.lengths["face"][rows], unsaid.shape[1])
+            steps = self.classifier(pooled.steps).masked_fill(unsaid[:, :, None], torch.nan)
             aux["steps"] = spread(steps, rows, torch.nan)
         if units is not None:
             aux["action_units"] = spread(units.detach(), rows, torch.nan)
@@ -244,13 +246,14 @@ class FERSSM(System):
         has = batch.has("landmarks")[rows]  # q
         if not has.any():
             return None
-        landmarks = batch.inputs["landmarks"]
+        landmarks = batch.inputs["landmarks"][rows]
+        if "landmarks" in batch.lengths:  # who has no face may have had landmarks of more frames
+            landmarks = landmarks[:, : int(batch.lengths["landmarks"][rows].max())]
         if landmarks.ndim != 4 or landmarks.shape[2:] != (POINTS, 2) or landmarks.shape[1] > valid.shape[1]:
             raise AffuseError(
                 f"modality 'landmarks': expected (b, {valid.shape[1]}, {POINTS}, 2), the points of each frame of 'face', got "
                 f"{tuple(landmarks.shape)}; mend the data"
             )
-        landmarks = landmarks[rows]
         known = has[:, None] & torch.isfinite(landmarks).flatten(2).all(2)  # q s
         if "landmarks" in batch.lengths:
             known = known & valid_steps(batch.lengths["landmarks"][rows], landmarks.shape[1])

@@ -151,11 +151,14 @@ class MCOENet(System):
 
     def _clips(self, batch: Batch, name: str, has: Tensor, count: int) -> Tensor:
         """The clips (r, t, c, h, w) of the rows that have this modality, `count` of them."""
-        if name in batch.lengths and batch.lengths[name][has].unique().numel() > 1:
-            raise AffuseError(
-                f"modality {name!r}: clips of one batch have different numbers of frames; make them equal"
-            )
         clips = batch.inputs[name] if count == batch.size else batch.inputs[name][has]
+        if name in batch.lengths:
+            lengths = batch.lengths[name][has].unique()
+            if len(lengths) > 1:
+                raise AffuseError(
+                    f"modality {name!r}: clips of one batch have different numbers of frames; make them equal"
+                )
+            clips = clips[:, : int(lengths)]  # those that lack it may have been longer
         if clips.ndim != 5 or clips.shape[2] != self.config.channels(name):
             raise AffuseError(
                 f"modality {name!r}: expected (b, t, {self.config.channels(name)}, h, w), got "

@@ -33,7 +33,7 @@ class Branch(nn.Module):
 
     def __init__(self, name: str, config: TAAFConfig) -> None:
         super().__init__()
-        self.name, self.encoder, self.steps = name, config.encoders[name], config.steps
+        self.name, self.encoder, self.steps, self.width = name, config.encoders[name], config.steps, config.width
         self.network = network_of(self.encoder, config.width, config.neuron)
         self.alignment = (
             TimeAlignment(config.width, config.align_kernel, config.align_causal, config.neuron)
@@ -57,6 +57,14 @@ class Branch(nn.Module):
             features = resample(features, self.steps)
         features, alignment = self.alignment(features, state.alignment)
         return features, BranchState(network, alignment)
+
+    def silent(self, steps: int, b: int, state: BranchState) -> tuple[Float[Tensor, "t b d"], BranchState]:
+        """The same for steps in which the sensor gave nothing: what the alignment holds back goes on, the network waits."""
+        nothing = next(self.parameters()).new_zeros(steps, b, self.width)
+        if self.alignment is None or state.alignment is None:
+            return nothing, state
+        features, alignment = self.alignment(nothing, state.alignment)
+        return features, BranchState(state.network, alignment)
 
     def encoded(self, values: Float[Tensor, "b n ..."]) -> Float[Tensor, "t b ..."]:
         """Values as the input of the network, time first."""

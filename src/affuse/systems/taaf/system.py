@@ -237,7 +237,10 @@ class TAAF(System):
         )
 
     def step(self, inputs_t: dict[str, Tensor], state: Stream) -> tuple[Output, Stream]:
-        """One image or vector (b, ...) of each modality, and back the answer so far. A modality that is not given is silent."""
+        """One image or vector (b, ...) of each modality, and back the answer so far.
+
+        A modality that is not given is silent: its network waits, and in its time alignment the step passes without a spike.
+        """
         steps = next(iter(self.config.encoders.values())).steps
         branches, features = dict(state.branches), dict(state.features)
         b = next(iter(features.values())).shape[1]
@@ -245,7 +248,7 @@ class TAAF(System):
             if name in inputs_t:
                 found, branches[name] = self.branches[name](inputs_t[name][:, None], branches[name])  # s b d
             else:
-                found = features[name].new_zeros(steps, b, self.config.width)
+                found, branches[name] = self._branch(name).silent(steps, b, branches[name])
             features[name] = torch.cat([features[name], found])
             if self.config.window is not None:
                 features[name] = features[name][-self.config.window :]
@@ -270,7 +273,7 @@ class TAAF(System):
             "steps": spread(steps, answered, torch.nan),
         }
         unimodal: dict[str, Tensor] = {}
-        scores = logits.new_zeros(len(logits), len(self.modalities))  # r m
+        scores = torch.zeros(len(logits), len(self.modalities), device=logits.device)  # r m, float32 under autocast too
         chosen = logits.detach().argmax(1, keepdim=True)  # r 1
         for name, found in features.items():
             own = has[name][answered]  # r
@@ -284,7 +287,9 @@ class TAAF(System):
             aux[f"features/{name}"] = spread(features_u.mean(0), has[name], 0.0)
             aux[f"steps/{name}"] = spread(steps_u, has[name], torch.nan)
             aux[f"time/{name}"] = spread(time_u, has[name], 0.0)
-            scores[own, self.modalities.index(name)] = logits_u.detach().softmax(1).gather(1, chosen[own]).squeeze(1)
+            scores[own, self.modalities.index(name)] = (
+                logits_u.detach().float().softmax(1).gather(1, chosen[own]).squeeze(1)
+            )
         # Scores are above 0 but for those that underflow: then the modalities that are there count alike.
         scores = scores + torch.finfo(scores.dtype).tiny * torch.stack(
             [has[n][answered] if n in has else torch.zeros_like(answered[answered]) for n in self.modalities], 1
@@ -311,9 +316,7 @@ class TAAF(System):
         return end is not None and int(self.epoch) >= end
 
     def _rows(self, batch: Batch, name: str) -> Bool[Tensor, " b"]:
-        """Rows that have a modality; what has no step is absent."""
-        rows = present_rows(batch, name)
-        return rows & (name not in batch.inputs or batch.inputs[name].shape[1] > 0)
+        return present_rows(batch, name)
 
     def _branch(self, name: str) -> Branch:
         branch = self.branches[name]

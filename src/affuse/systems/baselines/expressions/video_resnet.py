@@ -7,6 +7,7 @@ nearest valid one, the earlier of two. So a clip is read the same alone and besi
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -138,7 +139,9 @@ class VideoBaseline(ExpressionBaseline):
         frames, own = clips.frames[seen], clips.own[seen]  # s t 3 h w
         index = frames_at_steps(clips.valid[seen], own, self.steps)
         read = frames[torch.arange(len(frames), device=frames.device)[:, None], index].transpose(1, 2)  # s 3 steps h w
-        with own_statistics(self.body, learn=len(read) != 1):
+        # PyTorch's three-dimensional convolutions in bfloat16 corrupt memory on a CPU (2.13).
+        whole = torch.autocast("cpu", enabled=False) if read.device.type == "cpu" else nullcontext()
+        with own_statistics(self.body, learn=len(read) != 1), whole:
             # The same numbers; a convolution over space or time alone is a quarter faster on a CPU with channels innermost.
             found = self.body(read.contiguous(memory_format=torch.channels_last_3d))  # s d k y x
         shares = shares_of_slices(own, found.shape[2]).to(found.dtype)
