@@ -8,7 +8,8 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -173,7 +174,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         path: the YAML file.
-        overrides: ``--section.key value`` or ``--section.key=value``, as on the command line.
+        overrides: ``--section.key value`` or ``--section.key=value``, as on the command line. A value is YAML; of a setting
+            that is text it is taken as it stands, but for quotes around it, and for ``null`` where None is allowed.
 
     Raises:
         AffuseError: the file cannot be read, a key is unknown (the nearest one is named), a value is of a wrong type, or a
@@ -235,6 +237,7 @@ def _validated_training(values: Any, where: str) -> Training:
 def _overridden(settings: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     settings = copy.deepcopy(settings)
     words = list(overrides)
+    found: list[tuple[str, list[str], str]] = []
     while words:
         word = words.pop(0)
         if not word.startswith("--"):
@@ -247,16 +250,52 @@ def _overridden(settings: dict[str, Any], overrides: Sequence[str]) -> dict[str,
         section, *names = key.split(".")
         if not names:
             raise AffuseError(f"unknown option --{key}: settings are --section.key{_nearest_setting(key, settings)}")
+        found.append((section, names, value))
+    # Names first: of which type a setting is depends on what it is a setting of.
+    for section, names, value in sorted(found, key=lambda one: one[1] != ["name"]):
         values: Any = settings.setdefault(section, {})
         for name in names[:-1]:
             values = values.setdefault(name, {}) if isinstance(values, dict) else None
         if not isinstance(values, dict):
-            raise AffuseError(f"--{key}: the recipe has no mapping to set it in")
-        try:
-            values[names[-1]] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            values[names[-1]] = value
+            raise AffuseError(f"--{'.'.join([section, *names])}: the recipe has no mapping to set it in")
+        values[names[-1]] = _read_word(value, _type_of(_config(settings, section), names))
     return settings
+
+
+def _read_word(word: str, kind: Any) -> Any:
+    """A word of the command line as YAML; where text is wanted as it stands, for a folder may be called 2024, on or null."""
+    members = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    text = str in members and word[:1] not in ("'", '"') and all(member in (str, type(None)) for member in members)
+    if text and not (type(None) in members and word in ("null", "~", "")):
+        return word
+    try:
+        return yaml.safe_load(word)
+    except yaml.YAMLError:
+        return word
+
+
+def _config(settings: dict[str, Any], section: str) -> Any:
+    """What holds the settings of a section; None where it does not name it."""
+    if section == "training":
+        return Training
+    values = settings.get(section)
+    name = values.get("name") if isinstance(values, dict) else None
+    known: dict[str, Any] = {}
+    if section == "system":
+        known = {key: system.Config for key, system in SYSTEMS.items()}
+    elif section == "data":
+        known = dict(DATASETS)
+    return known.get(name) if isinstance(name, str) else None
+
+
+def _type_of(config: Any, names: Sequence[str]) -> Any:
+    """The type of a setting, of a nested one too; None where there is no such setting."""
+    kind = config
+    for name in names:
+        members = [kind, *get_args(kind)]  # `X | None` holds the settings of X
+        config = next((member for member in members if dataclasses.is_dataclass(member)), None)
+        kind = None if config is None else get_type_hints(config).get(name)
+    return kind
 
 
 def _named(settings: dict[str, Any], section: str, names: tuple[str, ...], where: str) -> tuple[str, dict[str, Any]]:
@@ -309,13 +348,12 @@ def _nearest(word: str, known: tuple[str, ...]) -> str:
 
 def _nearest_setting(key: str, settings: dict[str, Any]) -> str:
     """The setting of any section whose last word is nearest."""
-    configs: dict[str, Any] = {"training": Training}
-    for section, known in (("system", {name: system.Config for name, system in SYSTEMS.items()}), ("data", DATASETS)):
-        values = settings.get(section)
-        if isinstance(values, dict) and values.get("name") in known:
-            configs[section] = known[values["name"]]
+    configs = {section: _config(settings, section) for section in ("training", "system", "data")}
     names = {
-        field.name: f"--{section}.{field.name}" for section, c in configs.items() for field in dataclasses.fields(c)
+        field.name: f"--{section}.{field.name}"
+        for section, config in configs.items()
+        if config is not None
+        for field in dataclasses.fields(config)
     }
     close = difflib.get_close_matches(key, names, 1, 0.0)
     return f"; did you mean {names[close[0]]}?" if close else ""
