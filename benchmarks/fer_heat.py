@@ -1,6 +1,6 @@
 """Is the heat of a frame where the expression is? Grad-CAM by the mean over a frame, and place by place, on synthetic faces.
 
-    affuse fit recipes/fer_ssm/faces.yaml --out RUN
+    affuse fit recipes/fer_ssm/faces.yaml --training.batch_size 16 --training.lr 2e-3 --training.epochs 12 --out RUN
     python benchmarks/fer_heat.py RUN [--out benchmarks/fer_heat.json]
 
 Over the validation clips whose expression changes visibly, without those that show the back of a head or something before
