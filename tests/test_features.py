@@ -113,3 +113,17 @@ def test_clips_of_one_name_or_a_broken_one_leave_nothing(clip: Path, tmp_path: P
     (tmp_path / "bad.mp4").write_bytes(b"nothing")
     assert main(["features", str(clip), str(tmp_path / "bad.mp4"), str(tmp_path / "out"), "--fps", "1"]) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_folder_of_transcripts_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip, out = tmp_path / "one.mp4", tmp_path / "out"
+    clip.write_bytes(b"never read")
+    assert main(["features", str(clip), str(out), "--transcripts", str(tmp_path / "nope")]) == 1
+    assert f"{tmp_path / 'nope'}: no such folder of transcripts" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("fps", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_rate_at_which_no_face_can_be_searched_is_an_error(fps: float) -> None:
+    with pytest.raises(AffuseError, match="fps"):
+        Extraction(fps=fps)

@@ -7,13 +7,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from affuse import AffuseError, cli, explain, runs
+from affuse import AffuseError, cli, explain, predict_cameras, runs
 from affuse.data.splits import Splits
 from affuse.predict_cameras import WINDOWS_SHOWN, answer_recording, answer_windows, cameras_of
 from affuse.recipe import Recipe, Training
@@ -271,8 +272,22 @@ def test_the_command_prints_one_line_and_writes_the_page(
         (["rgb=a.mp4", "--hop", "-1"], "--hop is a number of seconds"),
         (["rgb=a.mp4", "--threshold", "2"], "threshold"),
         (["rgb=nowhere.mp4"], "nowhere.mp4"),
+        (["rgb=nowhere", "--fps", "10"], "nowhere: no such file"),
+        (["rgb=a.mp4", "--errors", "drop"], "--errors drop is for files of events"),
+        (["a.mp4", "--errors", "drop"], "--errors drop is for files of events"),
     ],
-    ids=["unknown", "mixed", "twice", "hop of a file", "negative hop", "threshold", "no file"],
+    ids=[
+        "unknown",
+        "mixed",
+        "twice",
+        "hop of a file",
+        "negative hop",
+        "threshold",
+        "no file",
+        "no folder",
+        "errors of a recording",
+        "errors of a video",
+    ],
 )
 def test_a_wrong_word_is_one_line_that_names_it(
     words: list[str],
@@ -285,6 +300,76 @@ def test_a_wrong_word_is_one_line_that_names_it(
     assert cli.main(["predict", "RUN", *words]) == 1
     error = capsys.readouterr().err
     assert named in error and error.count("\n") == 1
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A camera as numbered pictures, which have no clock: dark, then bright."""
+    folder = tmp_path / "rgb"
+    folder.mkdir()
+    for number in range(60):
+        level = min(255, round((0.5 + 0.25 * (0 if number < 30 else 2)) * 255))
+        cv2.imwrite(str(folder / f"{number:03d}.png"), np.full((16, 16, 3), level, np.uint8))
+    return folder
+
+
+def test_a_folder_of_pictures_is_read_at_the_rate_that_is_given(
+    run: runs.Run,
+    pictures: Path,
+    recording: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(runs, "load_run", lambda path, overrides=(): run)
+    assert cli.main(["predict", "RUN", f"rgb={pictures}"]) == 1
+    assert "fps" in capsys.readouterr().err
+    ends = {}
+    for fps in ("10", "20"):
+        assert cli.main(["predict", "RUN", f"rgb={pictures}", "--fps", fps]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert [part["label"] for part in answer["segments"]][:: len(answer["segments"]) - 1] == ["drinking", "writing"]
+        ends[fps] = answer["windows"][-1]["stop_us"]
+    assert ends["10"] == pytest.approx(2 * ends["20"], abs=500_000)
+    words = [f"rgb={recording['rgb']}", f"infrared={recording['infrared']}", "--fps", "10"]
+    assert cli.main(["predict", "RUN", *words]) == 1
+    assert "a video says its own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["nowhere/why.html", "", "rgb.mp4"], ids=["missing", "folder", "recording"])
+def test_a_place_where_no_page_can_be_written_is_known_first(
+    place: str,
+    run: runs.Run,
+    recording: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(runs, "load_run", lambda path, overrides=(): run)
+    monkeypatch.setattr(predict_cameras, "answer_recording", None)  # not asked
+    video = tmp_path / "rgb.mp4"
+    video.write_bytes(recording["rgb"].read_bytes())
+    assert cli.main(["predict", "RUN", f"rgb={video}", "--explain", str(tmp_path / place)]) == 1
+    assert "--explain" in capsys.readouterr().err
+    assert video.read_bytes() == recording["rgb"].read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["rgb.mp4"]
+
+
+def test_the_answer_is_printed_though_its_page_cannot_be_written(
+    run: runs.Run,
+    recording: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runs, "load_run", lambda path, overrides=(): run)
+    monkeypatch.setattr("affuse.report_recording.os.replace", full)
+    assert cli.main(["predict", "RUN", f"rgb={recording['rgb']}", "--explain", str(tmp_path / "why.html")]) == 1
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["status"] == "ok" and "No space left" in captured.err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_whose_name_has_an_equals_sign_is_a_file(tmp_path: Path) -> None:

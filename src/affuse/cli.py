@@ -165,11 +165,11 @@ def _segment_options(parser: Any) -> None:
     parser.add_argument("--median", **_SECONDS, help="running median over the probabilities (default: none)")
     parser.add_argument("--minimum", **_SECONDS, help="a shorter segment joins a neighbour (default: none does)")
     parser.add_argument("--threshold", type=float, help="below this probability there is no answer (default 0)")
+    parser.add_argument("--fps", type=float, help="frames a second, of numbered pictures in folders and of arrays")
 
 
 def _face_options(parser: Any) -> None:
     parser.add_argument("--window", **_SECONDS, help="length of a window (default 2.5, as the clips of DFEW)")
-    parser.add_argument("--fps", type=float, help="frames a second, of a folder of numbered pictures")
     detector = "how faces are found (default: as the run's data says, else haar)"
     parser.add_argument("--detector", choices=("haar", "dlib", "yunet"), help=detector)
     parser.add_argument("--detector-weights", metavar="ONNX", help="the network of yunet")
@@ -224,7 +224,7 @@ def _predict(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from affuse import runs
     from affuse.data.digits import EventAudioDigits
     from affuse.face_windows import reads_faces
-    from affuse.predict import answer
+    from affuse.predict import EVENT_SUFFIXES, answer
     from affuse.predict_cameras import cameras_of
     from affuse.predict_digits import answer_digit
     from affuse.predict_features import answer_features
@@ -236,11 +236,16 @@ def _predict(arguments: argparse.Namespace, overrides: list[str]) -> int:
         files = {name: str(path) for name, path in cameras.items()}
         print(json.dumps({"files": files, **answer_digit(run, cameras, arguments.errors)}), flush=True)
         return 0
-    if cameras:
-        print(json.dumps(_recording(arguments, run, cameras)), flush=True)
-        return 0
     of_faces = reads_faces(run.recipe, run.system)
-    if not of_faces:
+    events = not (cameras or of_faces) and any(file.suffix.lower() in EVENT_SUFFIXES for file in arguments.files)
+    if arguments.errors == "drop" and not events:
+        raise AffuseError("--errors drop is for files of events, and there is none among these: leave it out")
+    if cameras:
+        _recording(arguments, run, cameras)
+        return 0
+    if of_faces:
+        _check_fps(arguments.fps, arguments.files)
+    else:
         _refuse_recording_options(arguments)
     failures = 0
     for file in arguments.files:
@@ -262,6 +267,7 @@ def _explain(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from affuse.explain_clip import explain_clip
 
     run = runs.load_run(arguments.path, overrides)
+    _check_fps(arguments.fps, [arguments.clip])
     out = arguments.out or Path("explained") / arguments.clip.stem
     found = explain_clip(run, arguments.clip, out, _windowing(arguments), _segmentation(arguments), _finding(arguments))
     said = (
@@ -291,10 +297,21 @@ def _refuse_recording_options(arguments: argparse.Namespace) -> None:
     _refuse_face_options(arguments)
 
 
-def _refuse_face_options(arguments: argparse.Namespace) -> None:
+def _refuse_face_options(arguments: argparse.Namespace, but: Sequence[str] = ()) -> None:
     for name in ("window", "fps", *_FINDING):
-        if getattr(arguments, name) is not None:
+        if getattr(arguments, name) is not None and name not in but:
             raise AffuseError(f"--{name.replace('_', '-')} is for runs that read faces in video; this run reads none")
+
+
+def _has_no_clock(path: Path) -> bool:
+    return path.is_dir() or path.suffix.lower() == ".npy"
+
+
+def _check_fps(fps: float | None, files: Iterable[Path]) -> None:
+    if fps is not None and all(file.exists() and not _has_no_clock(file) for file in files):
+        raise AffuseError(
+            "--fps is for folders of numbered pictures and arrays, and there is none among these: a video says its own"
+        )
 
 
 def _microseconds(arguments: argparse.Namespace, name: str) -> int | None:
@@ -327,22 +344,43 @@ def _finding(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in _FINDING if getattr(arguments, name) is not None}
 
 
-def _recording(arguments: argparse.Namespace, run: Any, cameras: Mapping[str, Path]) -> dict[str, Any]:
+def _recording(arguments: argparse.Namespace, run: Any, cameras: Mapping[str, Path]) -> None:
     from affuse import predict_cameras, report_recording, segment_truth
 
-    _refuse_face_options(arguments)
+    _refuse_face_options(arguments, but=("fps",))
+    _check_fps(arguments.fps, cameras.values())
+    if arguments.explain is not None:
+        _check_page(arguments.explain, cameras)
     settings = _segmentation(arguments)
     classes = run.system.task.classes
     truth = None if arguments.truth is None else segment_truth.read_truth(arguments.truth, classes)
     shown = predict_cameras.WINDOWS_SHOWN if arguments.explain is not None else 0
-    found, windows = predict_cameras.answer_recording(
-        run, cameras, hop_us=_microseconds(arguments, "hop"), settings=settings, shown=shown
-    )
+    hop_us = _microseconds(arguments, "hop")
+    window = getattr(run.recipe.data, "camera_window", None)
+    if arguments.fps is None or window is None:
+        found, windows = predict_cameras.answer_recording(run, cameras, hop_us=hop_us, settings=settings, shown=shown)
+    else:
+        rates = {name: arguments.fps for name, path in cameras.items() if _has_no_clock(path)}
+        spec = dataclasses.replace(window.spec, fps={**window.spec.fps, **rates})
+        window = dataclasses.replace(window, spec=spec)
+        clips = predict_cameras.recording_clips(cameras, window, window.hop_us(hop_us))
+        found, windows = predict_cameras.answer_windows(run.system, clips, settings, shown)
     if truth is not None:
         found["metrics"] = segment_truth.agreement(segment_truth.segments_of(found, classes), truth)
+    # Before the page, which may yet fail.
+    print(json.dumps({"files": {name: str(path) for name, path in cameras.items()}, **found}), flush=True)
     if arguments.explain is not None:
         report_recording.write_page(arguments.explain, run.system, found, windows, cameras, arguments.command)
-    return {"files": {name: str(path) for name, path in cameras.items()}, **found}
+
+
+def _check_page(page: Path, cameras: Mapping[str, Path]) -> None:
+    """Whether the page can be written: known before the recording is read, which may take long."""
+    if page.is_dir():
+        raise AffuseError(f"{page}: a folder; give --explain the file to write, such as {page / 'why.html'}")
+    if not page.parent.is_dir():
+        raise AffuseError(f"{page}: there is no folder {page.parent}; make it, or give --explain another place")
+    if page.exists() and any(path.exists() and page.samefile(path) for path in cameras.values()):
+        raise AffuseError(f"{page}: --explain would write over the recording; give it another place")
 
 
 def _energy(arguments: argparse.Namespace, overrides: list[str]) -> int:

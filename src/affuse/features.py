@@ -52,7 +52,7 @@ class Extraction:
     transcripts: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.fps <= 0 or self.mel_bands < 1:
+        if not 0 < self.fps < float("inf") or self.mel_bands < 1:
             raise AffuseError(f"fps and mel_bands must be positive, got {self.fps} and {self.mel_bands}")
 
 
@@ -73,8 +73,8 @@ def extract(clip: str | Path, extraction: Extraction | None = None) -> Extracted
         cue. No library that can be had offline measures action units, so there are none.
 
     Raises:
-        AffuseError: the clip or its transcript is broken, an extra that the settings ask for is missing, or nothing at all
-            can be extracted.
+        AffuseError: the clip or its transcript is broken, the folder of transcripts is missing, an extra that the settings
+            ask for is missing, or nothing at all can be extracted.
     """
     extraction = extraction or Extraction()
     clip = Path(clip)
@@ -135,6 +135,8 @@ def extract_all(clips: Sequence[Path], out: Path, extraction: Extraction | None 
 
 def _cues(clip: Path, extraction: Extraction) -> list[Cue] | None:
     folder = extraction.transcripts if extraction.transcripts is not None else clip.parent
+    if not folder.is_dir():
+        raise AffuseError(f"{folder}: no such folder of transcripts; leave it out where they stand beside the clips")
     found = [path for suffix in SUFFIXES if (path := folder / f"{clip.stem}{suffix}").is_file()]
     return read_transcript(found[0]) if found else None
 

@@ -78,8 +78,11 @@ def write_page(
         lstrip_blocks=True,
     )
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(environment.get_template("recording").render(page), encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(environment.get_template("recording").render(page), encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -243,6 +243,18 @@ def test_predict_on_a_file_that_is_cut_empty_or_wrong(
     refused(["predict", run, file], str(file), words)
 
 
+def test_options_that_would_do_nothing_are_refused(
+    run: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    video = run.parent / "a.mp4"
+    video.write_bytes(b"never read")
+    refused(["predict", run, video, "--errors", "drop"], "--errors drop is for files of events")
+    refused(["explain", run, video, "--fps", "10"], "a video says its own")
+    monkeypatch.setattr("affuse.face_windows.reads_faces", lambda *_: True)
+    refused(["predict", run, video, "--fps", "10"], "a video says its own")
+    refused(["predict", run, video, "--errors", "drop"], "--errors drop is for files of events")
+
+
 def test_predict_goes_on_after_a_bad_file(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = run.parent / "grey.png"
     cv2.imwrite(str(picture), np.full((60, 60, 3), 99, np.uint8))
