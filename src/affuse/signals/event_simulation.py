@@ -14,6 +14,7 @@ Between two frames a pixel's L is a straight line, so all its crossings have a c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -64,7 +65,7 @@ def simulate_events(
             of frames and times that differ, no frame, or a parameter out of range.
     """
     if (
-        threshold <= 0
+        not 0 < threshold < math.inf
         or dark_level <= 0
         or min(threshold_mismatch, refractory_us, leak_rate_hz, shot_noise_rate_hz) < 0
     ):
