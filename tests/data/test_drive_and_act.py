@@ -416,6 +416,11 @@ def test_the_score_is_the_mean_over_the_three_splits(tmp_path: Path) -> None:
         mean_over_splits([runs[0], runs[0], runs[1]])
     with pytest.raises(AffuseError, match="no such file"):
         mean_over_splits([tmp_path / "none"])
+    elsewhere = write_run(tmp_path / "elsewhere", 1, 0.5, 0.5)
+    said = json.loads((elsewhere / "metrics.json").read_text())
+    (elsewhere / "metrics.json").write_text(json.dumps({**said, "other_data": True}))
+    with pytest.raises(AffuseError, match="evaluated on other data than the run's own"):
+        mean_over_splits([elsewhere])
     for content in ("[]", "{", '{"facts": {"name": "Drive&Act", "split_number": 1}}'):
         (runs[0] / "metrics.json").write_text(content)
         with pytest.raises(AffuseError, match="not a finished run on Drive&Act"):

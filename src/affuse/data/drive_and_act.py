@@ -311,6 +311,8 @@ def mean_over_splits(runs: Sequence[str | Path]) -> dict[str, Any]:
             facts = said["facts"]
             if facts["name"] != NAME or facts["split_number"] not in SPLITS:
                 raise AffuseError(f"{path}: not of a split of Drive&Act")
+            if said.get("other_data"):
+                raise AffuseError(f"{path}: evaluated on other data than the run's own; run affuse evaluate without it")
             number = int(facts["split_number"])
             row = {"uar": float(said["uar"]["value"]), "war": float(said["war"]["value"]), "facts": facts}
             row["absent"] = list(facts["classes_absent"]["test"])

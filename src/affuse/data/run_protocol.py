@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 # What is drawn, and what only speed depends on.
-_FREE = ("seed", "workers", "accelerator", "devices")
+_FREE = ("seed", "workers", "accelerator")
 
 
 def protocol_of(run: Path, free: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
