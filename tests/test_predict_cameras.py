@@ -225,14 +225,19 @@ def test_a_camera_that_is_left_out_is_absent(run: runs.Run, recording: dict[str,
     assert all(set(window["frames"]) <= {"infrared"} for window in answer["windows"])
 
 
+@pytest.fixture
+def loaded(run: runs.Run, monkeypatch: pytest.MonkeyPatch) -> runs.Run:
+    """The run that commands find, whatever its name."""
+    monkeypatch.setattr(runs, "load_run", lambda path, overrides=(): run)
+    return run
+
+
 def test_the_command_prints_one_line_and_writes_the_page(
-    run: runs.Run,
+    loaded: runs.Run,
     recording: dict[str, Path],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(runs, "load_run", lambda path, overrides=(): run)
     files = [f"{name}={path}" for name, path in recording.items()]
     page = tmp_path / "why.html"
     truth = tmp_path / "truth.csv"
@@ -292,11 +297,9 @@ def test_the_command_prints_one_line_and_writes_the_page(
 def test_a_wrong_word_is_one_line_that_names_it(
     words: list[str],
     named: str,
-    run: runs.Run,
-    monkeypatch: pytest.MonkeyPatch,
+    loaded: runs.Run,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(runs, "load_run", lambda path, overrides=(): run)
     assert cli.main(["predict", "RUN", *words]) == 1
     error = capsys.readouterr().err
     assert named in error and error.count("\n") == 1
@@ -314,13 +317,11 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_a_folder_of_pictures_is_read_at_the_rate_that_is_given(
-    run: runs.Run,
+    loaded: runs.Run,
     pictures: Path,
     recording: dict[str, Path],
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(runs, "load_run", lambda path, overrides=(): run)
     assert cli.main(["predict", "RUN", f"rgb={pictures}"]) == 1
     assert "fps" in capsys.readouterr().err
     ends = {}
@@ -338,13 +339,12 @@ def test_a_folder_of_pictures_is_read_at_the_rate_that_is_given(
 @pytest.mark.parametrize("place", ["nowhere/why.html", "", "rgb.mp4"], ids=["missing", "folder", "recording"])
 def test_a_place_where_no_page_can_be_written_is_known_first(
     place: str,
-    run: runs.Run,
+    loaded: runs.Run,
     recording: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(runs, "load_run", lambda path, overrides=(): run)
     monkeypatch.setattr(predict_cameras, "answer_recording", None)  # not asked
     video = tmp_path / "rgb.mp4"
     video.write_bytes(recording["rgb"].read_bytes())
@@ -355,7 +355,7 @@ def test_a_place_where_no_page_can_be_written_is_known_first(
 
 
 def test_the_answer_is_printed_though_its_page_cannot_be_written(
-    run: runs.Run,
+    loaded: runs.Run,
     recording: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -364,7 +364,6 @@ def test_the_answer_is_printed_though_its_page_cannot_be_written(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(runs, "load_run", lambda path, overrides=(): run)
     monkeypatch.setattr("affuse.report_recording.os.replace", full)
     assert cli.main(["predict", "RUN", f"rgb={recording['rgb']}", "--explain", str(tmp_path / "why.html")]) == 1
     captured = capsys.readouterr()

@@ -355,16 +355,10 @@ def _recording(arguments: argparse.Namespace, run: Any, cameras: Mapping[str, Pa
     classes = run.system.task.classes
     truth = None if arguments.truth is None else segment_truth.read_truth(arguments.truth, classes)
     shown = predict_cameras.WINDOWS_SHOWN if arguments.explain is not None else 0
-    hop_us = _microseconds(arguments, "hop")
-    window = getattr(run.recipe.data, "camera_window", None)
-    if arguments.fps is None or window is None:
-        found, windows = predict_cameras.answer_recording(run, cameras, hop_us=hop_us, settings=settings, shown=shown)
-    else:
-        rates = {name: arguments.fps for name, path in cameras.items() if _has_no_clock(path)}
-        spec = dataclasses.replace(window.spec, fps={**window.spec.fps, **rates})
-        window = dataclasses.replace(window, spec=spec)
-        clips = predict_cameras.recording_clips(cameras, window, window.hop_us(hop_us))
-        found, windows = predict_cameras.answer_windows(run.system, clips, settings, shown)
+    rates = {} if arguments.fps is None else {n: arguments.fps for n, path in cameras.items() if _has_no_clock(path)}
+    found, windows = predict_cameras.answer_recording(
+        run, cameras, hop_us=_microseconds(arguments, "hop"), settings=settings, shown=shown, fps=rates
+    )
     if truth is not None:
         found["metrics"] = segment_truth.agreement(segment_truth.segments_of(found, classes), truth)
     # Before the page, which may yet fail.

@@ -133,11 +133,11 @@ def resume(out: Path, overrides: Sequence[str] = (), progress: bool = True, comm
     if (before.system_name, before.system) != (recipe.system_name, recipe.system):
         raise AffuseError(f"{out}: a resumed run keeps its system; for another one, begin a new run")
     checkpoint = out / runs.CHECKPOINT
-    begun = checkpoint.is_file()
+    begun, done = checkpoint.is_file(), 0
     if begun:
         try:
             saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-            done = _epochs_done(saved)
+            done = int(saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
         except Exception:  # a broken archive shows itself in many ways
             raise AffuseError(f"{checkpoint}: broken; delete it, and the run resumes from its beginning") from None
         _check_kept(out, before, recipe)
@@ -165,7 +165,8 @@ def resume(out: Path, overrides: Sequence[str] = (), progress: bool = True, comm
             runs.write_text(out / runs.RECIPE, recipe.to_yaml())
         runs.write_json(out / runs.RUN, info)
 
-    return _train(recipe, splits, system, targets, out, checkpoint if begun else None, progress, when_it_trains=record)
+    begins = checkpoint if begun else None
+    return _train(recipe, splits, system, targets, out, begins, progress, epochs_done=done, when_it_trains=record)
 
 
 def _described(recipe: Recipe, splits: Splits, system: System, targets: Tensor | None) -> dict[str, Any]:
@@ -184,10 +185,6 @@ def _described(recipe: Recipe, splits: Splits, system: System, targets: Tensor |
         counts = class_counts(targets, splits.task).tolist()
         info["class_counts"] = dict(zip(splits.task.classes, counts, strict=True))
     return info
-
-
-def _epochs_done(checkpoint: dict[str, Any]) -> int:
-    return int(checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"])
 
 
 def _check_kept(out: Path, before: Recipe, now: Recipe) -> None:
@@ -248,6 +245,7 @@ def _train(
     checkpoint: Path | None,
     progress: bool,
     with_report: bool = True,
+    epochs_done: int = 0,
     when_it_trains: Callable[[], None] = lambda: None,
 ) -> Path:
     training = recipe.training
@@ -293,9 +291,7 @@ def _train(
         selection = splits.validation if training.select_on == "validation" else splits.test
         chances = None if targets is None else sampling_chances(targets, splits.task, training.sampling)
         order = Shuffled(len(splits.train), training.seed, chances)
-        if checkpoint is not None:  # a loader's workers begin before Lightning tells the sampler which epoch it is
-            saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-            order.set_epoch(_epochs_done(saved))
+        order.set_epoch(epochs_done)  # a loader's workers begin before Lightning tells the sampler which epoch it is
         try:
             trainer.fit(
                 module,

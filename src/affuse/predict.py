@@ -20,6 +20,7 @@ from torch import Tensor
 
 from affuse import runs
 from affuse.evaluate import rounded
+from affuse.signals.cameras import FRESH_FRAMES
 from affuse.signals.clips import ClipSpec, event_clip, rgb_clip
 from affuse.signals.events import Events, linear_luminance, read_events, simulate_events
 from affuse.signals.eye import eye_crops
@@ -28,9 +29,6 @@ from affuse.types import AffuseError, Batch, Sample, System
 
 EVENT_SUFFIXES = (".bin", ".bs2", ".raw", ".dat", ".aedat4", ".h5", ".hdf5", ".npz", ".txt", ".csv")
 CLIPS_AT_ONCE = 64  # made, answered and forgotten, so that a long recording does not fill the memory
-# Frame intervals without a frame, as of `affuse.signals.cameras`: one frame lost now and then is no hole; of what lies in a
-# longer stretch the file says nothing, and its last frame must not stand for it.
-HOLE_INTERVALS = 2.5
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
@@ -141,7 +139,7 @@ def _windows(times_us: NDArray[np.int64], spec: ClipSpec) -> Iterator[_Window]:
     """The clips, half a clip apart, by the clock and not by the frame rate of the file."""
     if len(times_us) < 2:
         return
-    hole_us = HOLE_INTERVALS * float(np.median(np.diff(times_us)))
+    hole_us = FRESH_FRAMES * float(np.median(np.diff(times_us)))
     step_us = round(spec.stride * 1e6 / spec.fps)
     span_us = (spec.frames - 1) * step_us
     start = int(times_us[0]) + spec.window_us

@@ -6,7 +6,7 @@ The recording is read once, forward; of the windows only what was said is kept, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ def answer_recording(
     hop_us: int | None = None,
     settings: Segmentation | None = None,
     shown: int = 0,
+    fps: Mapping[str, float] | None = None,
 ) -> tuple[dict[str, Any], list[ShownWindow]]:
     """Answer one recording of several cameras, in bounded memory.
 
@@ -58,6 +59,7 @@ def answer_recording(
         hop_us: from one window to the next, microseconds; rounded to the frames of a window. By default half a window.
         settings: how windows become segments.
         shown: how many windows to keep whole.
+        fps: by camera, frames a second of numbered pictures and of arrays, where they are not those of the run's data.
 
     Returns:
         As of `answer_windows`.
@@ -75,6 +77,7 @@ def answer_recording(
         raise AffuseError(
             f"{unknown[0]}={files[unknown[0]]}: this run has the cameras {', '.join(run.system.modalities)}"
         )
+    window = replace(window, spec=replace(window.spec, fps={**window.spec.fps, **(fps or {})}))
     return answer_windows(run.system, recording_clips(files, window, window.hop_us(hop_us)), settings, shown)
 
 

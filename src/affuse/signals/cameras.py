@@ -30,7 +30,8 @@ from affuse.signals.timed_frames import FrameNames, FrameSource, TimedFrame, ope
 from affuse.types import AffuseError
 
 KINDS = ("rgb", "infrared", "depth")
-_FRESH_FRAMES = 2.5
+# Intervals that a frame stands for: one lost now and then is no hole, of what lies in a longer stretch nothing is known.
+FRESH_FRAMES = 2.5
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class _Camera:
         interval = self.source.interval_us
         if interval is None:
             return False
-        limit = _FRESH_FRAMES * interval if self._spec.max_age_us is None else self._spec.max_age_us
+        limit = FRESH_FRAMES * interval if self._spec.max_age_us is None else self._spec.max_age_us
         # The last frame lasts until the next one would have come: there the recording ends.
         return age_us > limit or (self._next is None and age_us >= interval)
 

@@ -100,7 +100,7 @@ class TAAF(System):
         self.register_buffer("held_scores", torch.full((len(self.modalities),), torch.nan))
 
     def forward(self, batch: Batch) -> Output:
-        has = {name: self._rows(batch, name) for name in self.modalities}
+        has = {name: present_rows(batch, name) for name in self.modalities}
         answered = torch.stack(list(has.values())).any(0)  # b
         if not answered.any():
             return self._no_answer(answered)
@@ -130,7 +130,7 @@ class TAAF(System):
         terms = {"fused": self._agl(output.aux["steps"], output.weights["time"], batch.target, rows)}
         total = terms["fused"]
         for column, name in enumerate(self.modalities):
-            own = rows & self._rows(batch, name)
+            own = rows & present_rows(batch, name)
             if not own.any():
                 continue
             terms[name] = self._agl(output.aux[f"steps/{name}"], output.aux[f"time/{name}"], batch.target, own)
@@ -150,7 +150,7 @@ class TAAF(System):
         scores = torch.zeros(len(rows), len(self.modalities), device=rows.device)  # b m
         there = torch.zeros_like(scores, dtype=torch.bool)
         for column, (name, logits) in enumerate((n, output.unimodal.get(n)) for n in self.modalities):
-            own = rows & self._rows(batch, name)
+            own = rows & present_rows(batch, name)
             if logits is not None and batch.target is not None and own.any():
                 scores[own, column] = modality_scores(logits[own], batch.target[own])
                 there[:, column] = own
@@ -314,9 +314,6 @@ class TAAF(System):
     def _ended(self) -> bool:
         end = self.config.modulation_end
         return end is not None and int(self.epoch) >= end
-
-    def _rows(self, batch: Batch, name: str) -> Bool[Tensor, " b"]:
-        return present_rows(batch, name)
 
     def _branch(self, name: str) -> Branch:
         branch = self.branches[name]
