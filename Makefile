@@ -28,6 +28,8 @@ test: install lint
 
 bench: install
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[bench]'
+	@# spikingjelly brings a torchaudio that its neurons do not need; where it does not fit torch, transformers fails on it.
+	@$(BIN)/python -c 'import torchaudio' 2> /dev/null || $(BIN)/pip uninstall --disable-pip-version-check -q -y torchaudio
 	for name in scan events decoding spikes experts backbones systems emoe_cost mome_speed fer_cost fer_linear; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:

@@ -26,7 +26,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from side_by_side import ratio, side_by_side, table, write
 from torch import Tensor, nn
 
-from affuse.parts.encoders import ImageEncoder, fold_batch_norm
+from affuse.folding import fold_batch_norm
+from affuse.parts.encoders import ImageEncoder
 
 # Encoder, and the frames of one sensor's clip.
 CASES = {

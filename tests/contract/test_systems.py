@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from affuse.folding import folded
 from affuse.parts.spiking import Neuron
 from affuse.runs import save_weights
 from affuse.systems import SYSTEMS
@@ -412,6 +413,21 @@ def test_nan_in_an_absent_modality_changes_neither_output_nor_gradient(name: str
     for parameter, gradient in ours.items():
         assert torch.isfinite(gradient).all(), parameter
         assert torch.equal(gradient, theirs[parameter]), parameter
+
+
+def test_a_folded_system_says_the_same(name: str) -> None:
+    system = made(name).eval()
+    for module in system.modules():  # as after training: no normalisation is the identity
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(module.running_mean, std=0.2)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+    batch, faster = mixed(name), folded(system)
+    with torch.no_grad():
+        expected, found = system(batch), faster(batch)
+    assert torch.equal(found.answered, expected.answered)
+    torch.testing.assert_close(found.logits, expected.logits, rtol=1e-4, atol=1e-5, equal_nan=True)
+    for key, value in expected.weights.items():
+        torch.testing.assert_close(found.weights[key], value, rtol=1e-4, atol=1e-5)
 
 
 def test_nothing_present_is_no_answer(name: str) -> None:

@@ -356,9 +356,24 @@ def test_native_code_of_every_vector_width_fires_as_the_reference(monkeypatch, v
                 torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_threads_change_nothing():
+@pytest.mark.parametrize("vectors", ["plain", "avx2", "avx512"])
+@pytest.mark.parametrize("neurons", [600_000, 600_001], ids=["stored past the cache", "rows are not whole vectors"])
+def test_what_is_larger_than_the_cache_is_right_too(monkeypatch, vectors, neurons):
     available("native")
-    inputs, state = currents(3, 300_001), currents(300_001, seed=1)
+    monkeypatch.setenv("AFFUSE_VECTORS", vectors)
+    if native.instructions() != vectors:
+        pytest.skip(f"this processor has no {vectors}")
+    inputs, state = currents(4, neurons), currents(neurons, seed=1)
+    ours, plain = (run(inputs, state, torch.float32, form) for form in ("native", "fused"))
+    assert torch.equal(ours[0], plain[0])
+    assert torch.equal(ours[1], plain[1])
+    torch.testing.assert_close(ours[2], plain[2], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("neurons", [300_001, 800_000])
+def test_threads_change_nothing(neurons):
+    available("native")
+    inputs, state = currents(3, neurons), currents(neurons, seed=1)
     assert inputs.numel() > module.ENOUGH
     before = torch.get_num_threads()
     try:

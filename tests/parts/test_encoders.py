@@ -1,14 +1,13 @@
-"""Encoders: pooling equals PyTorch's, and folding batch normalisation changes nothing but the speed."""
+"""Encoders: pooling equals PyTorch's, and a ResNet of other widths is a ResNet."""
 
 import pytest
-import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from affuse.parts.encoders import ImageEncoder, SmallEncoder, fold_batch_norm, grid_pool
+from affuse.parts.encoders import ImageEncoder, grid_pool
 from affuse.types import AffuseError
 
 
@@ -32,63 +31,6 @@ def test_grid_pooling_equals_adaptive_average_pooling_in_values_and_gradients(
         found.append((pooled.detach(), values.grad))
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
-
-
-def with_statistics(net: nn.Module) -> nn.Module:
-    """As after training: no normalisation is the identity."""
-    torch.manual_seed(0)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.uniform_(module.running_var, 0.5, 2)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-    return net.eval()
-
-
-@pytest.mark.parametrize("name", ["small", "resnet18", "mobilenetv3_small_050"])
-def test_folding_batch_normalisation_changes_no_answer_and_not_the_network(name: str) -> None:
-    made = SmallEncoder(3) if name == "small" else timm.create_model(name, num_classes=0, global_pool="")
-    net = with_statistics(made).double()
-    before = {key: value.clone() for key, value in net.state_dict().items()}
-    images = torch.randn(2, 3, 64, 48, dtype=torch.float64)
-    with torch.no_grad():
-        expected = net(images)
-        folded = fold_batch_norm(net)
-        torch.testing.assert_close(folded(images), expected, rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(net(images), expected, rtol=0, atol=0)
-    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
-    if name != "mobilenetv3_small_050":  # whose normalisations hold an activation and stay
-        assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
-
-
-def test_a_normalisation_that_another_branch_needs_unfolded_stays() -> None:
-    class Branching(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
-
-        def forward(self, images: Tensor) -> Tensor:
-            maps = self.conv(images)
-            return self.norm(maps) + maps
-
-    net = with_statistics(Branching())
-    images = torch.randn(2, 3, 8, 8)
-    torch.testing.assert_close(fold_batch_norm(net)(images), net(images))
-
-
-def test_folding_a_network_in_training_is_an_error() -> None:
-    with pytest.raises(AffuseError, match="eval"):
-        fold_batch_norm(SmallEncoder(3))
-
-
-def test_folding_a_network_that_branches_on_data_is_an_error() -> None:
-    class Choosy(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            return images if images.sum() > 0 else -images
-
-    with pytest.raises(AffuseError, match="branches"):
-        fold_batch_norm(Choosy().eval())
 
 
 def test_a_resnet_of_other_widths_is_as_deep_as_it_was() -> None:

@@ -74,3 +74,12 @@ def test_pickled_weights_are_not_read(folder: Path, tmp_path: Path) -> None:
     torch.save(TextEncoder(str(folder)).model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(AffuseError, match="text_encoder"):
         TextEncoder(str(tmp_path))
+
+
+def test_a_torchaudio_that_does_not_fit_is_named_with_its_remedy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError("Could not load this library: site-packages/torchaudio/lib/_torchaudio.abi3.so")
+
+    monkeypatch.setattr(transformers.AutoModel, "from_config", fails)
+    with pytest.raises(AffuseError, match="torchaudio does not fit this torch: pip uninstall torchaudio"):
+        TextEncoder(str(folder), pretrained=False)

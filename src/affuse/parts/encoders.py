@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +15,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor, nn
 
 from affuse.types import AffuseError
 
@@ -149,49 +147,6 @@ def _load(net: nn.Module, path: Path) -> None:
             f"{path}: does not fit the encoder: {len(wrong)} tensors missing or misshapen, as {wrong[0]!r}"
         )
     net.load_state_dict({key: stored[key] for key in own})
-
-
-def fold_batch_norm(net: nn.Module) -> nn.Module:
-    """A copy of a convolutional network for inference: batch normalisation folded into the convolutions before it, and
-    weights in channels-last order. Its outputs are the same but for rounding; it cannot train as the network did.
-
-    Args:
-        net: a network in evaluation mode, as `SmallEncoder` or a model of timm.
-
-    Raises:
-        AffuseError: the network is in training mode, or `torch.fx` cannot follow it.
-    """
-    if any(module.training for module in net.modules()):
-        raise AffuseError("batch normalisation folds in evaluation mode only: call .eval() on the network first")
-    net = copy.deepcopy(net)
-    if isinstance(net, SmallEncoder):  # all of it is one sequence, which torch.fx follows also where shapes are checked
-        net.blocks = fold_batch_norm(net.blocks)  # type: ignore[assignment]
-        return net
-    try:
-        traced = fx.symbolic_trace(net)
-    except (TypeError, ValueError, RuntimeError, NotImplementedError, fx.proxy.TraceError) as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise AffuseError(
-            f"the network {type(net).__name__} branches on data, so nothing was folded: {line}"
-        ) from error
-    modules = dict(traced.named_modules())
-    calls = [node.target for node in traced.graph.nodes if node.op == "call_module"]
-    for node in list(traced.graph.nodes):
-        before = node.args[0] if node.op == "call_module" and node.args else None
-        # The very classes: a subclass may compute something else too, as timm's norm with an activation does.
-        if not isinstance(before, fx.Node) or type(modules[node.target]) is not nn.BatchNorm2d:
-            continue
-        if before.op != "call_module" or type(modules[before.target]) is not nn.Conv2d or len(before.users) > 1:
-            continue
-        if calls.count(before.target) > 1 or modules[node.target].running_mean is None:
-            continue
-        folded = fuse_conv_bn_eval(modules[before.target], modules[node.target])
-        traced.set_submodule(str(before.target), folded)
-        node.replace_all_uses_with(before)
-        traced.graph.erase_node(node)
-    traced.delete_all_unused_submodules()
-    traced.recompile()
-    return traced.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def grid_pool(maps: Float[Tensor, "r t d y x"], side: int) -> Float[Tensor, "r t f"]:

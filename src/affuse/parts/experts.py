@@ -135,6 +135,37 @@ class DeepExpert(nn.Module):
             tokens = block(tokens) if self.residual is None else block(tokens) + self.residual * tokens
         return self.out(tokens.mean(1))
 
+    @torch.no_grad()
+    def as_one_layer(self) -> MeanLinear:
+        """What this computes without dropout, as one layer: a product of all of its weights."""
+        weight: Tensor = self.out.weight
+        bias: Tensor = self.out.bias
+        for block in reversed(list(self.blocks)):
+            assert isinstance(block, nn.Sequential)
+            widen, _, narrow = block
+            assert isinstance(widen, nn.Linear) and isinstance(narrow, nn.Linear)
+            inner = weight @ narrow.weight  # c 4d
+            bias = bias + weight @ narrow.bias + inner @ widen.bias
+            weight = inner @ widen.weight if self.residual is None else inner @ widen.weight + self.residual * weight
+        return MeanLinear(weight, bias)
+
+
+class MeanLinear(nn.Module):
+    """The mean over tokens, and a linear layer with these weights.
+
+    Args:
+        weight: of each input for each output.
+        bias: of each output.
+    """
+
+    def __init__(self, weight: Float[Tensor, "c d"], bias: Float[Tensor, " c"]) -> None:
+        super().__init__()
+        self.out = nn.Linear(weight.shape[1], len(weight), device="meta")
+        self.out.weight, self.out.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+
+    def forward(self, tokens: Float[Tensor, "b t d"]) -> Float[Tensor, "b c"]:
+        return self.out(tokens.mean(1))
+
 
 @dataclass(frozen=True)
 class Routing:

@@ -42,10 +42,7 @@ class TextEncoder(nn.Module):
             else:
                 self.model = AutoModel.from_config(AutoConfig.from_pretrained(name))
         except (OSError, ValueError) as error:
-            raise AffuseError(
-                f"text_encoder {name!r}: {' '.join(str(error).split())[:200]}; give a model's name on the hub, or a folder "
-                f"with config.json and model.safetensors"
-            ) from None
+            raise AffuseError(f"text_encoder {name!r}: {trouble(error)}") from None
         if getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None  # it has no part in the vectors of the tokens
         self.finetune = finetune
@@ -89,3 +86,13 @@ class TextEncoder(nn.Module):
             )
         with contextlib.nullcontext() if self.finetune else torch.no_grad():
             return self.model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+
+
+def trouble(error: Exception) -> str:
+    """What transformers said as it did not load a model, and the remedy."""
+    said = " ".join(str(error).split())
+    if "torchaudio" in said:  # transformers imports it wherever it is installed
+        remedy = "torchaudio does not fit this torch: pip uninstall torchaudio, or install the one made for it"
+    else:
+        remedy = "give a model's name on the hub, or a folder with config.json and model.safetensors"
+    return f"{said[:200]}; {remedy}"

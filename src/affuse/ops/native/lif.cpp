@@ -37,6 +37,7 @@ struct Neuron {
 constexpr int64_t forward_block = 2048;    // neurons whose potentials are held: 8 KiB
 constexpr int64_t backward_holds = 16384;  // potentials (steps x neurons) that are held: 64 KiB
 constexpr int64_t task_elements = 1 << 17; // steps x neurons of one task of a thread
+constexpr int64_t uncached_bytes = 8 << 20; // what is as large as this has left the cache before anyone reads it
 
 // Vectors of `lanes` floats, loaded and stored whole, or `count` of them at the end of a row.
 template <int lanes>
@@ -59,6 +60,17 @@ struct Vectors {
       std::memcpy(to, &value, sizeof value);
     else
       std::memcpy(to, &value, static_cast<size_t>(count) * sizeof(float));
+  }
+  // Past the cache, which would first read the memory that is written over. `to` is aligned to the vector's size.
+  static INLINE void store_uncached(float* to, const F& value) {
+#if defined(__x86_64__)
+    if constexpr (lanes == 4)
+      asm volatile("movntps %1, %0" : "=m"(*reinterpret_cast<F*>(to)) : "x"(value));
+    else
+      asm volatile("vmovntps %1, %0" : "=m"(*reinterpret_cast<F*>(to)) : "v"(value));
+#else
+    std::memcpy(to, &value, sizeof value);
+#endif
   }
   static INLINE F keep(const I& where, const F& value) { return (F)(where & (I)value); }  // value, else 0
   static INLINE F magnitude(const F& value) { return (F)((I)value & 0x7fffffff); }
@@ -107,6 +119,7 @@ struct Forward {
   float* v;
   float* spikes;
   int64_t steps, n;
+  bool uncached;  // whether spikes are stored past the cache, as grad_x below
   Neuron cell;
 };
 
@@ -118,10 +131,11 @@ struct Backward {
   float* grad_x;
   float* grad_start;  // null where nobody asks
   int64_t steps, n;
+  bool uncached;
   Neuron cell;
 };
 
-template <class V, bool soft>
+template <class V, bool soft, bool uncached>
 INLINE void forward_part(const Forward& job, int64_t from, int64_t to) {
   using F = typename V::F;
   const float tau = job.cell.tau, threshold = job.cell.threshold;
@@ -135,7 +149,10 @@ INLINE void forward_part(const Forward& job, int64_t from, int64_t to) {
         const F v = before ? V::load(before + i, count) : F{};
         const F u = v * tau + V::load(x + i, count);
         const typename V::I fired = u > threshold;
-        V::store(spikes + i, V::keep(fired, V::all(1.0f)), count);
+        if (uncached)  // then rows are whole vectors
+          V::store_uncached(spikes + i, V::keep(fired, V::all(1.0f)));
+        else
+          V::store(spikes + i, V::keep(fired, V::all(1.0f)), count);
         V::store(job.v + i, V::template reset<soft>(u, fired, threshold), count);
       };
       int64_t i = begin;
@@ -177,7 +194,10 @@ INLINE void backward_part(const Backward& job, int64_t from, int64_t to, float* 
         F kept = soft ? V::all(1.0f) : V::keep(u <= threshold, V::all(1.0f));  // dv/du
         if (!detach) kept -= (soft ? V::all(threshold) : u) * rise;
         const F grad = V::load(direct + i, count) * rise + (later ? V::load(later + i, count) * kept : F{});
-        V::store(grad_x + i, grad, count);
+        if (job.uncached)
+          V::store_uncached(grad_x + i, grad);
+        else
+          V::store(grad_x + i, grad, count);
         if (earlier) V::store(earlier + i, grad * tau, count);
       };
       int64_t i = begin;
@@ -190,9 +210,8 @@ INLINE void backward_part(const Backward& job, int64_t from, int64_t to, float* 
 template <class V>
 INLINE void any_forward(const Forward& job, int64_t from, int64_t to) {
   if (job.cell.soft)
-    forward_part<V, true>(job, from, to);
-  else
-    forward_part<V, false>(job, from, to);
+    return job.uncached ? forward_part<V, true, true>(job, from, to) : forward_part<V, true, false>(job, from, to);
+  return job.uncached ? forward_part<V, false, true>(job, from, to) : forward_part<V, false, false>(job, from, to);
 }
 
 template <class V, bool soft, bool detach>
@@ -261,16 +280,31 @@ int64_t task_width(int64_t steps, int64_t n, int64_t threads) {
   return std::max<int64_t>(forward_block, task_elements / std::max<int64_t>(steps, 1) / forward_block * forward_block);
 }
 
+// Whether rows of whole aligned vectors are stored past the cache.
+bool is_uncached(const float* to, int64_t steps, int64_t n) {
+  const bool aligned = reinterpret_cast<uintptr_t>(to) % 64 == 0 && n % 16 == 0;
+  return aligned && steps * n * static_cast<int64_t>(sizeof(float)) >= uncached_bytes;
+}
+
+// Before another thread reads what went past the cache.
+void finish_uncached() {
+#if defined(__x86_64__)
+  asm volatile("sfence" ::: "memory");
+#endif
+}
+
 }  // namespace
 
 // x and spikes (steps, n), at least one step; start and v, the last state, (n). start may be null: zeros.
 AFFUSE_EXPORT void affuse_lif_forward(const float* x, const float* start, float* v, float* spikes, int64_t steps,
                                       int64_t n, float tau, float threshold, int64_t soft, int64_t threads) {
-  const Forward job{x, start, v, spikes, steps, n, {tau, threshold, 1.0f, soft != 0, false, 0}};
+  const Forward job{x, start, v, spikes, steps, n, is_uncached(spikes, steps, n), {tau, threshold, 1.0f, soft != 0, false, 0}};
   const ForwardPart part = forward_here();
   const int64_t width = task_width(steps, n, threads);
-  affuse::parallel((n + width - 1) / width, threads,
-                   [&](int64_t task) { part(job, task * width, std::min((task + 1) * width, n)); });
+  affuse::parallel((n + width - 1) / width, threads, [&](int64_t task) {
+    part(job, task * width, std::min((task + 1) * width, n));
+    if (job.uncached) finish_uncached();
+  });
 }
 
 // grad_spikes, x and grad_x (steps, n), at least one step; grad_last, start and grad_start (n): these may be null, for zeros
@@ -280,7 +314,7 @@ AFFUSE_EXPORT int64_t affuse_lif_backward(const float* grad_spikes, const float*
                                           int64_t n, float tau, float threshold, int64_t soft, int64_t surrogate,
                                           float alpha, int64_t detach, int64_t threads) {
   const Backward job{grad_spikes, grad_last, x, start, grad_x, grad_start, steps, n,
-                     {tau, threshold, alpha, soft != 0, detach != 0, surrogate}};
+                     is_uncached(grad_x, steps, n), {tau, threshold, alpha, soft != 0, detach != 0, surrogate}};
   const BackwardPart part = backward_here();
   const int64_t block = std::max<int64_t>(64, std::min<int64_t>(1024, backward_holds / steps / 16 * 16));
   const int64_t width = task_width(steps, n, threads);
@@ -291,6 +325,7 @@ AFFUSE_EXPORT int64_t affuse_lif_backward(const float* grad_spikes, const float*
       part(job, task * width, std::min((task + 1) * width, n), held.get(), block);
     else
       enough = false;
+    if (job.uncached) finish_uncached();
   });
   return enough;
 }

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from affuse.parts.text import trouble
 from affuse.systems.mome.config import VIDEO_TRANSFORMERS, MoMEConfig
 from affuse.systems.mome.tokens import Tokens
 from affuse.types import AffuseError
@@ -64,10 +65,7 @@ class VideoTransformerExpert(nn.Module):
                     found.num_channels = channels
                     self.model = AutoModel.from_config(found)
         except (OSError, ValueError) as error:
-            raise AffuseError(
-                f"expert {name!r}: {' '.join(str(error).split())[:200]}; give a model's name on the hub, or a folder with "
-                f"config.json and model.safetensors"
-            ) from None
+            raise AffuseError(f"expert {name!r}: {trouble(error)}") from None
         if getattr(self.model, "pooler", None) is not None:
             self.model.pooler = None  # it has no part in the tokens
         own = self.model.config
