@@ -67,7 +67,7 @@ def _predict(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from affuse.predict_digits import answer_digit
     from affuse.predict_features import answer_features
 
-    run = runs.load_run(arguments.path, overrides)
+    run = runs.load_to_answer(arguments.path, overrides)
     cameras = cameras_of(arguments.files, run.system.modalities)
     if cameras and isinstance(run.recipe.data, EventAudioDigits):
         _refuse_recording_options(arguments)

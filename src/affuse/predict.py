@@ -38,7 +38,7 @@ def predict(path: str | Path, files: Sequence[str | Path], overrides: Sequence[s
     Raises:
         AffuseError: the run or a file cannot be read.
     """
-    run = runs.load_run(path, overrides)
+    run = runs.load_to_answer(path, overrides)
     for file in files:
         yield {"file": str(file), **answer(run, file)}
 

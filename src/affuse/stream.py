@@ -190,7 +190,7 @@ class FaceStream:
         windowing: Windowing | None = None,
         finding: Mapping[str, Any] | None = None,
     ) -> None:
-        self.watch = watch(run if isinstance(run, runs.Run) else runs.load_run(run), windowing, finding)
+        self.watch = watch(run if isinstance(run, runs.Run) else runs.load_to_answer(run), windowing, finding)
         self.state = StreamState(FaceState())
         self._last_us: int | None = None
 
