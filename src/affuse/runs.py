@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -18,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from affuse.folding import folded
+from affuse.folding import fold
 from affuse.recipe import Recipe, load_recipe
 from affuse.systems import SYSTEMS
 from affuse.types import AffuseError, System, Task
@@ -72,11 +71,14 @@ def load_to_answer(path: str | Path, overrides: Iterable[str] = ()) -> Run:
         AffuseError: as `load_run`.
     """
     run = load_run(path, overrides)
-    return dataclasses.replace(run, system=folded(run.system))
+    fold(run.system)
+    return run
 
 
 def without_pretrained(config: Any) -> Any:
     """The configuration as it is rebuilt around saved weights: nothing is fetched again."""
+    import dataclasses
+
     fetched = {"pretrained": False, "encoder_weights": None}
     known = {field.name for field in dataclasses.fields(config)}
     return dataclasses.replace(config, **{key: value for key, value in fetched.items() if key in known})

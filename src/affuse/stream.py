@@ -176,7 +176,7 @@ class FaceStream:
     """A run that watches a camera.
 
     Args:
-        run: a trained run that reads faces, or the path of one.
+        run: a trained run that reads faces; or the path of one, which is read by `runs.load_to_answer`.
         windowing: how the stream is cut.
         finding: as of `watch`.
 
